@@ -1,0 +1,3 @@
+"""`ultrachat`: build chat models from synthetic conversations."""
+
+__version__ = "0.1.0"

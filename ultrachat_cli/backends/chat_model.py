@@ -1,0 +1,179 @@
+"""A model one can ask: registry entry, backend, limits and journal put together.
+
+`ChatModel.ask` is the only road from a feature to a model: the answer is looked up in the journal, or asked for
+within the limits and stored, before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ultrachat_cli.backends import base, llamacpp
+from ultrachat_cli.backends.base import Backend, Prompt, Sampling
+from ultrachat_cli.backends.limits import Budget, Limiter, LimitSettings, Usage
+from ultrachat_cli.backends.openai import OpenAIBackend
+from ultrachat_cli.backends.scripted import ScriptedBackend
+from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.models import formats, requantize, weights
+from ultrachat_cli.models.specs import OPENAI, ModelSpec, Price, resolve
+from ultrachat_cli.records.completion import Completion
+from ultrachat_cli.records.journal import Journal
+from ultrachat_cli.records.manifest import without_secrets
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model is to be found: its name, and for a served one the URL and the key's variable."""
+
+    model: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+
+
+@dataclass
+class ChatModel:
+    """One model in one role. `context`: tokens it can hold, 0 when unknown."""
+
+    spec: ModelSpec
+    backend: Backend
+    limiter: Limiter
+    journal: Journal
+    price: Price | None
+    context: int
+    url: str
+
+    async def ask(
+        self, key: str, prompt: Prompt, sampling: Sampling, *, schema: Mapping[str, Any] | None = None
+    ) -> Completion:
+        """The answer to `prompt`, asked for once in the life of the journal under `key`."""
+        return await self.journal.once(
+            key,
+            lambda: self.limiter.run(
+                lambda: self.backend.complete(prompt, sampling, schema=schema),
+                prompt=base.prompt_tokens(prompt),
+                completion=sampling.max_tokens or 1024,
+                price=self.price,
+            ),
+        )
+
+    def raw_turn(self, messages: base.Messages, open_role: str) -> tuple[str, tuple[str, ...]]:
+        """The prompt and stop strings of a raw completion that continues with `open_role`'s turn."""
+        name = self.spec.format
+        return formats.text(name, [dict(m) for m in messages], open_role), tuple(formats.stop(name))
+
+
+class ChatModels:
+    """Opens models so that roles sharing an endpoint share its limits and its connections."""
+
+    def __init__(
+        self,
+        settings: LimitSettings,
+        journal: Journal,
+        environ: Mapping[str, str],
+        *,
+        prices: Mapping[str, Price] | None = None,
+        spent: float = 0.0,
+        embedded_context: int = 2048,
+        say: Say = lambda _: None,
+    ) -> None:
+        """`environ`: where keys are looked up; `spent`: dollars of earlier sessions of the same run."""
+        self.settings, self.usage = settings, Usage()
+        self.budget = Budget(settings.max_cost, spent)
+        self._journal, self._environ, self._prices, self._say = journal, environ, prices or {}, say
+        self._embedded_context = embedded_context
+        self._limiters: dict[str, Limiter] = {}
+        self._opened: dict[tuple[str, str], ChatModel] = {}
+        self._servers: list[llamacpp.LlamaServer] = []
+
+    async def open(self, endpoint: Endpoint) -> ChatModel:
+        """The model, ready to be asked. Everything that can be wrong with it is found here, before any work."""
+        spec = resolve(endpoint.model, base_url=endpoint.base_url)
+        key = (spec.name, endpoint.base_url or spec.source)
+        if key not in self._opened:
+            if endpoint.base_url is None and spec.scheme == "scripted":
+                self._opened[key] = self._model(spec, ScriptedBackend.open(spec.place), spec.source)
+            elif endpoint.base_url is None and spec.scheme != "openai":
+                self._opened[key] = await self._embedded(spec)
+            else:
+                self._opened[key] = await self._served(spec, endpoint)
+        return self._opened[key]
+
+    def _model(self, spec: ModelSpec, backend: Backend, url: str, *, slots: int | None = None) -> ChatModel:
+        limiter = self._limiters.get(url)
+        if limiter is None:
+            limiter = self._limiters[url] = Limiter(self.settings, self.usage, self.budget, slots=slots)
+        price = self._prices.get(spec.name) or spec.price
+        if self.settings.max_cost is not None and price is None and spec.scheme == "openai":
+            raise ConfigError(
+                f"--max-cost: no price is known for model '{spec.name}'",
+                f"give it in dollars for a million tokens: --set 'prices.{spec.name}={{input: 1, output: 2}}'",
+            )
+        return ChatModel(spec, backend, limiter, self._journal, price, spec.context, url)
+
+    async def _served(self, spec: ModelSpec, endpoint: Endpoint) -> ChatModel:
+        url = endpoint.base_url or OPENAI
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"base URL '{url}' must begin with http:// or https://")
+        variable = endpoint.api_key_env or ("OPENAI_API_KEY" if url == OPENAI else "")
+        api_key = self._environ.get(variable) if variable else None
+        if variable and not api_key:
+            raise ConfigError(
+                f"no API key: the environment variable {variable} is not set",
+                "set it, or name another variable with --api-key-env",
+            )
+        name = spec.place if spec.scheme == "openai" else spec.name
+        backend = OpenAIBackend(url, name, api_key=api_key, timeout=self.settings.timeout)
+        try:
+            served = await backend.models()
+            if served and name not in served:
+                listed = ", ".join(served[:12]) + (", ..." if len(served) > 12 else "")
+                raise ConfigError(f"model '{name}' is not served at {backend.shown_url}", f"it serves: {listed}")
+            return self._model(spec, backend, without_secrets(url))
+        except BaseException:
+            await backend.close()
+            raise
+
+    async def _embedded(self, spec: ModelSpec) -> ChatModel:
+        def start() -> llamacpp.LlamaServer:
+            path = weights.obtain(spec, self._say)
+            wanted = self.settings.concurrency
+            try:
+                path = requantize.faster_copy(path, weights.cache())
+            except OSError as error:
+                self._say(f"the faster Q4_0 copy could not be kept ({error}); going on without it")
+            slots = llamacpp.carry(path, self._context(spec), wanted)
+            if slots < wanted:
+                self._say(f"{spec.name}: {slots} slots (of {wanted} asked for) are what this machine carries")
+            return llamacpp.LlamaServer(path, slots=slots, context=self._context(spec))
+
+        server = await asyncio.to_thread(start)
+        self._servers.append(server)
+        backend = OpenAIBackend(server.url, spec.name, timeout=max(600.0, self.settings.timeout))
+        model = self._model(spec, backend, f"embedded:{spec.name}", slots=server.slots)
+        model.context = self._context(spec)
+        return model
+
+    def _context(self, spec: ModelSpec) -> int:
+        return min(self._embedded_context, spec.context or self._embedded_context)
+
+    @property
+    def parallel(self) -> int:
+        """Requests that can be in flight at once, over all endpoints."""
+        return sum(limiter.slots.count for limiter in self._limiters.values())
+
+    async def close(self) -> None:
+        """Close connections and stop embedded servers."""
+        for model in self._opened.values():
+            await model.backend.close()
+        for server in self._servers:
+            server.close()
+
+
+def unpriced(models: list[ChatModel]) -> list[str]:
+    """Names of models whose price is unknown although they are served by somebody."""
+    return sorted({m.spec.name for m in models if m.price is None and m.spec.scheme == "openai"})

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: stop at once, keep everything, say how to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import typer
+
+from ultrachat_cli.errors import INTERRUPTED
+
+T = TypeVar("T")
+_PATIENCE = 1.6  # seconds for the orderly way out, so that all of it ends within two
+
+
+def run(job: Coroutine[Any, Any, T], farewell: str) -> T:
+    """Run `job` on an event loop; the first signal cancels it (exit 130), and it may not linger."""
+    try:
+        import uvloop
+    except ImportError:
+        new_loop = None
+    else:
+        new_loop = uvloop.new_event_loop
+    interrupted = threading.Event()
+    main = threading.main_thread() is threading.current_thread()
+
+    async def guarded() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop() -> None:
+            if interrupted.is_set():
+                os._exit(INTERRUPTED)
+            interrupted.set()
+            task.cancel()
+            watchdog = threading.Timer(_PATIENCE, leave)
+            watchdog.daemon = True
+            watchdog.start()
+
+        def leave() -> None:
+            # What was answered is on file; only threads of the embedded model can still be busy here.
+            print(farewell, file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
+
+        if main:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop)
+        return await job
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        try:
+            return runner.run(guarded())
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            if not interrupted.is_set():
+                raise
+    print(farewell, file=sys.stderr, flush=True)
+    raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,204 @@
+"""One dialogue: two models taking turns, each turn filtered before it counts."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from ultrachat_cli.backends.base import Prompt as Asked
+from ultrachat_cli.backends.base import Sampling, estimate_tokens
+from ultrachat_cli.backends.chat_model import ChatModel
+from ultrachat_cli.errors import BackendError
+from ultrachat_cli.generate import filters
+from ultrachat_cli.generate.filters import Turn
+from ultrachat_cli.generate.plan import Opening
+from ultrachat_cli.generate.prompts import Prompts
+from ultrachat_cli.generate.settings import GenerateConfig, Sector, Speaker
+from ultrachat_cli.generate.shipped import Persona
+from ultrachat_cli.records.completion import Completion
+from ultrachat_cli.records.dialogue import Dialogue
+
+CONTEXT = "context"
+"""The reason of a cut where the next round would not fit the model's context."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part: the two models, the kinds of users, the prompts, the beginnings of continued user turns."""
+
+    assistant: ChatModel
+    user: ChatModel
+    personas: list[Persona]
+    prompts: Prompts
+    starters: dict[str, list[str]]
+
+
+@dataclass
+class Outcome:
+    """A dialogue that was kept (`reason` then says why it was cut, if it was), or one that was rejected and why."""
+
+    dialogue: Dialogue
+    kept: bool
+    reason: str = ""
+    bad_turn: str = ""
+
+
+@dataclass
+class _Conversation:
+    """The state of one dialogue under way."""
+
+    identity: str
+    sector: str
+    persona: Persona
+    rounds: int
+    draw: random.Random
+    turns: list[Turn] = field(default_factory=list)
+    tokens: int = 0
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": turn.role, "content": turn.text} for turn in self.turns]
+
+
+async def converse(opening: Opening, cast: Cast, config: GenerateConfig) -> Outcome:
+    """Hold the dialogue that begins with `opening`. Raises `BackendError` when a model gives no answer at all."""
+    identity = opening.id(config.seed)
+    draw = random.Random(f"{config.seed}/{identity}")
+    rounds = draw_rounds(draw, opening.sector, config)
+    talk = _Conversation(identity, opening.sector, draw.choice(cast.personas), rounds, draw)
+    first = await opening.expand(identity) if opening.expand else opening.text
+    fault, bad = filters.opening_fault(Turn("user", first), config.filters), first
+    if fault is None:
+        talk.turns.append(Turn("user", first))
+        talk.tokens = estimate_tokens(first)
+        fault, bad = await _rounds(talk, cast, config)
+    return _outcome(talk, opening, cast, config, fault or "", bad)
+
+
+def draw_rounds(draw: random.Random, sector: Sector, config: GenerateConfig) -> int:
+    """Rounds of a dialogue: the first thing drawn for it, so that a dry run draws the same."""
+    span = config.rounds_of(sector)
+    return draw.randint(span.low, span.high)
+
+
+async def _rounds(talk: _Conversation, cast: Cast, config: GenerateConfig) -> tuple[str | None, str]:
+    """Go through the rounds; returns (reason, unfit text) where it ended early."""
+    for n in range(talk.rounds):
+        if n and (problem := await _turn(talk, "user", cast, config))[0]:
+            return problem
+        if (problem := await _turn(talk, "assistant", cast, config))[0]:
+            return problem
+    return None, ""
+
+
+async def _turn(talk: _Conversation, speaker: str, cast: Cast, config: GenerateConfig) -> tuple[str | None, str]:
+    """Add the next turn; one that is unfit is asked for again. Returns (reason, unfit text) when none was fit."""
+    model = cast.user if speaker == "user" else cast.assistant
+    settings: Speaker = config.user if speaker == "user" else config.assistant
+    longest = limit_of(model, settings, speaker)
+    if model.context and talk.tokens + longest + 64 > model.context:
+        return CONTEXT, ""
+    number = len(talk.turns)
+    fault, text = None, ""
+    for attempt in range(1 + config.filters.retries):
+        key = f"{talk.identity}/{number}.{attempt}"
+        prompt, begun, stop = _prompt(talk, speaker, cast, config)
+        try:
+            answer = await model.ask(key, prompt, _sampling(model, settings, speaker, key, config.seed, longest, stop))
+        except BackendError as error:
+            if error.code == "context_length_exceeded" or ("context" in error.message and error.status == 400):
+                return CONTEXT, ""
+            raise
+        turn = _clean(speaker, begun + answer.text, answer, config)
+        fault, text = filters.turn_fault(turn, talk.turns, config.filters), turn.text
+        if fault is None:
+            talk.turns.append(turn)
+            grown = talk.tokens + estimate_tokens(turn.text) + 8
+            talk.tokens = max(grown, answer.prompt_tokens + answer.completion_tokens if speaker == "assistant" else 0)
+            return None, ""
+        if fault == filters.POLITENESS:
+            break  # the user has nothing more to ask: asking again would only make one up
+    return fault, text
+
+
+def _prompt(
+    talk: _Conversation, speaker: str, cast: Cast, config: GenerateConfig
+) -> tuple[Asked, str, tuple[str, ...]]:
+    """(prompt, beginning of the turn that the prompt already holds, stop strings)."""
+    system = cast.assistant.spec.system if config.assistant.system is None else config.assistant.system
+    history = ([{"role": "system", "content": system}] if system else []) + talk.messages
+    if speaker == "assistant":
+        return history, "", ()
+    if strategy(cast.user, config) == "continue":
+        raw, stop = cast.user.raw_turn(history, "user")
+        begun = talk.draw.choice(cast.starters[talk.sector])
+        return raw + begun, begun, stop
+    told = cast.prompts.get(f"{talk.sector}/user", cast.user.spec.prompts).messages(persona=talk.persona.style)
+    return talk.messages + told, "", ()
+
+
+def strategy(model: ChatModel, config: GenerateConfig) -> str:
+    """How this model plays the user: `instruct` or `continue`."""
+    return model.spec.user if config.user.strategy == "auto" else config.user.strategy
+
+
+def limit_of(model: ChatModel, settings: Speaker, speaker: str) -> int:
+    """Longest turn in tokens: the config's word, then the registry's, then 1024 (assistant) or 256 (user)."""
+    if settings.max_tokens is not None:
+        return settings.max_tokens
+    recommended = model.spec.user_sampling if speaker == "user" else model.spec.sampling
+    return int(recommended.get("max_tokens", 256 if speaker == "user" else 1024))
+
+
+def _sampling(
+    model: ChatModel, settings: Speaker, speaker: str, key: str, seed: int, longest: int, stop: tuple[str, ...]
+) -> Sampling:
+    recommended: dict[str, Any] = dict(model.spec.sampling)
+    if speaker == "user":
+        recommended |= model.spec.user_sampling
+    temperature, top_p = recommended.pop("temperature", None), recommended.pop("top_p", None)
+    recommended.pop("max_tokens", None)
+    return Sampling(
+        max_tokens=longest,
+        temperature=temperature if settings.temperature is None else settings.temperature,
+        top_p=top_p if settings.top_p is None else settings.top_p,
+        seed=zlib.crc32(f"{seed}/{key}".encode()) if settings.send_seed else None,
+        stop=stop,
+        extra={**recommended, **settings.extra},
+    )
+
+
+def _clean(speaker: str, text: str, answer: Completion, config: GenerateConfig) -> Turn:
+    text, finish = text.strip(), answer.finish
+    if speaker == "user":
+        for label in ("User:", "user:", "Human:"):
+            text = text.removeprefix(label).lstrip()
+        if len(text) > 1 and text[0] == text[-1] == '"':
+            text = text[1:-1].strip()
+    elif finish == "length" and config.filters.truncated == "trim":
+        text, finish = filters.trim(text), "stop"
+    return Turn(speaker, text, finish)
+
+
+def _outcome(
+    talk: _Conversation, opening: Opening, cast: Cast, config: GenerateConfig, reason: str, bad: str
+) -> Outcome:
+    whole = len(talk.turns) // 2
+    kept = whole >= min(config.min_rounds, talk.rounds)
+    meta: dict[str, Any] = {
+        "sector": opening.sector,
+        **opening.meta,
+        "path": "/".join(opening.path),
+        "rounds_drawn": talk.rounds,
+        "models": {"assistant": cast.assistant.spec.name, "user": cast.user.spec.name},
+        "seed": config.seed,
+    }
+    if strategy(cast.user, config) == "instruct":
+        prompt = cast.prompts.get(f"{opening.sector}/user", cast.user.spec.prompts)
+        meta |= {"persona": talk.persona.name, "prompt": f"{prompt.name}@{prompt.hash}"}
+    if reason and kept:
+        meta["cut"] = reason
+    turns = talk.turns[: 2 * whole] if kept else talk.turns
+    return Outcome(Dialogue(talk.identity, [turn.text for turn in turns], meta), kept, reason, bad)

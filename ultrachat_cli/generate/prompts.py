@@ -1,0 +1,109 @@
+"""Prompts are files: found by name, checked, hashed, replaceable.
+
+A file is a small chat. Optional `key: value` lines come first (`pattern`: a regular expression each list item must
+match; `max_chars`), then blocks that begin with a line `## system`, `## user` or `## assistant`; earlier pairs are
+worked examples, the last block is the request. `{name}` is a placeholder.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.records.manifest import fingerprint
+from ultrachat_cli.registry import did_you_mean
+
+_SHIPPED = Path(__file__).parent / "prompts"
+_BLOCK = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt file."""
+
+    name: str
+    blocks: tuple[tuple[str, str], ...]
+    hash: str
+    pattern: str = ""
+    max_chars: int = 0
+
+    @property
+    def placeholders(self) -> set[str]:
+        """The names in braces."""
+        return {name for _, text in self.blocks for name in _PLACEHOLDER.findall(text)}
+
+    def messages(self, **values: object) -> list[dict[str, str]]:
+        """The chat with its placeholders filled; `KeyError` for a placeholder without a value."""
+        return [
+            {"role": role, "content": _PLACEHOLDER.sub(lambda found: str(values[found[1]]), text)}
+            for role, text in self.blocks
+        ]
+
+
+class Prompts:
+    """The shipped prompts, with those of a user's folder laid over them."""
+
+    def __init__(self, overlay: Path | None = None) -> None:
+        """Raises `ConfigError` for a file that replaces nothing, lacks a request or knows a wrong placeholder."""
+        self._prompts = dict(shipped())
+        if overlay is None:
+            return
+        if not overlay.is_dir():
+            raise ConfigError(f"prompts: {overlay}: no such folder")
+        faults = []
+        for path in sorted(overlay.rglob("*.md")):
+            name = path.relative_to(overlay).as_posix().removesuffix(".md")
+            if name not in self._prompts:
+                faults.append(f"{path}: replaces no shipped prompt{did_you_mean(name, self._prompts)}")
+                continue
+            prompt = parse(name, path)
+            unknown = prompt.placeholders - self._prompts[name].placeholders
+            faults += [f"{path}: unknown placeholder {{{p}}}" for p in sorted(unknown)]
+            self._prompts[name] = prompt
+        if faults:
+            raise ConfigError(faults)
+
+    def get(self, name: str, variant: str = "") -> Prompt:
+        """The prompt, in the wording for `variant` models where there is one."""
+        return self._prompts.get(f"{name}.{variant}") or self._prompts[name]
+
+    def hashes(self, sectors: tuple[str, ...]) -> dict[str, str]:
+        """Name -> content hash of the prompts these sectors can use."""
+        return {n: p.hash for n, p in sorted(self._prompts.items()) if n.split("/")[0] in sectors}
+
+
+def parse(name: str, path: Path) -> Prompt:
+    """A prompt file; `ConfigError` says what is wrong with it."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    head, *rest = _BLOCK.split(source)
+    blocks = tuple((role, text.strip()) for role, text in zip(rest[::2], rest[1::2], strict=True))
+    if not blocks or blocks[-1][0] != "user":
+        raise ConfigError(f"{path}: a prompt ends in a '## user' block, the request")
+    header: dict[str, str] = {}
+    for number, line in enumerate(head.splitlines(), start=1):
+        key, colon, value = line.partition(":")
+        if not line.strip():
+            continue
+        if not colon or key not in ("pattern", "max_chars", "any", "starts"):
+            raise ConfigError(f"{path}:{number}: before the first block only 'pattern:' and 'max_chars:' may stand")
+        header[key] = value.strip()
+    try:
+        re.compile(header.get("pattern", ""))
+        max_chars = int(header.get("max_chars", "0"))
+    except (re.error, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return Prompt(name, blocks, fingerprint(source.encode()), header.get("pattern", ""), max_chars)
+
+
+@cache
+def shipped() -> dict[str, Prompt]:
+    """All shipped prompts by name (`sector/name`, or `sector/name.small` for small models)."""
+    names = {path.relative_to(_SHIPPED).as_posix().removesuffix(".md"): path for path in _SHIPPED.rglob("*.md")}
+    return {name: parse(name, path) for name, path in sorted(names.items())}

@@ -1,0 +1,233 @@
+"""The configuration of `ultrachat generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ultrachat_cli.backends.limits import LimitSettings
+from ultrachat_cli.config import Frozen, Range, Span
+from ultrachat_cli.models.specs import Price
+
+Sector = Literal["world", "writing", "materials"]
+SECTORS: tuple[Sector, ...] = ("world", "writing", "materials")
+Share = Field(ge=0, le=1)
+
+
+class Speaker(Frozen):
+    """One of the models of a run. Unset values come from the registry entry of the model."""
+
+    model: str | None = None
+    """Registry name, .gguf file, hf:org/name/file.gguf, openai:NAME, scripted:FILE; none = the assistant's."""
+    base_url: str | None = None
+    """URL of an OpenAI-compatible server, up to and with /v1."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key (never the key itself)."""
+    temperature: float | None = Field(default=None, ge=0, le=5)
+    """Sampling temperature."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer, tokens; none = the registry entry's, or 1024 for the assistant and lists, 256 for the user."""
+    send_seed: bool = True
+    """Send a seed with each request; switch it off for servers that refuse the field."""
+    extra: dict[str, Any] = {}
+    """More request fields, sent as they are (top_k, repeat_penalty, reasoning_effort, ...)."""
+
+
+class Assistant(Speaker):
+    """The model that answers."""
+
+    model: str | None = "smollm2-135m"
+    """Registry name, .gguf file, hf:org/name/file.gguf, openai:NAME, scripted:FILE."""
+    system: str | None = None
+    """System prompt of the assistant; none = the registry entry's (usually none at all)."""
+
+
+class User(Speaker):
+    """The model that plays the user."""
+
+    strategy: Literal["auto", "instruct", "continue"] = "auto"
+    """`instruct`: history, then the instruction; `continue`: raw continuation of the open user turn; auto = registry."""
+    personas: Path | None = None
+    """YAML list of {name, style}; none = the shipped 32."""
+
+
+class Opener(Speaker):
+    """The model that makes lists (subtopics, questions, instructions) and expands instructions."""
+
+    temperature: float | None = Field(default=1.0, ge=0, le=5)
+    """Sampling temperature; high, for variety."""
+    list_retries: int = Field(default=2, ge=0)
+    """How often a list that came back short is asked for again before it is taken as it is."""
+    per_request: int | None = Field(default=None, ge=1, le=100)
+    """Items asked for in one request; none = 10, or 5 from a small model."""
+
+
+class WorldMix(Frozen):
+    """Weights of the four kinds of openings. The original: 120k topic, 50k meta, 200k specific, 250k general."""
+
+    topic: float = Field(default=12, ge=0)
+    """Questions from topics and subtopics, and their related questions."""
+    meta: float = Field(default=5, ge=0)
+    """Meta questions about an entity."""
+    specific: float = Field(default=20, ge=0)
+    """Specific questions from a meta question."""
+    general: float = Field(default=25, ge=0)
+    """Related but general questions from a meta question."""
+
+    @model_validator(mode="after")
+    def _some(self) -> WorldMix:
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0: nothing could be generated")
+        return self
+
+
+class World(Frozen):
+    """Questions about the world (sector 1). Fan-outs as published."""
+
+    topics: Path | None = None
+    """YAML list of meta topics; none = the published 30."""
+    subtopics: Range = Span(low=30, high=50)
+    """Subtopics of a meta topic."""
+    questions: int = Field(default=10, ge=1)
+    """Questions of a subtopic."""
+    related: int = Field(default=10, ge=0)
+    """Related questions of a question."""
+    entities: Path | None = None
+    """Text file, one entity a line; none = the shipped list."""
+    meta_questions: int = Field(default=5, ge=1)
+    """Meta questions of an entity."""
+    specific: int = Field(default=10, ge=1)
+    """Specific questions of a meta question."""
+    general: int = Field(default=20, ge=1)
+    """Related but general questions of a meta question."""
+    mix: WorldMix = WorldMix()
+    """Proportions of the kinds of openings."""
+    breadth: int = Field(default=128, ge=1)
+    """Entities that are open at once: openings go round among them."""
+
+
+class Writing(Frozen):
+    """Creation and writing (sector 2)."""
+
+    instructions: int = Field(default=200, ge=1)
+    """Instructions of each of the 20 material types."""
+    expand: float = Field(default=0.8, ge=0, le=1)
+    """Share of the instructions that are expanded with detail."""
+
+
+class Materials(Frozen):
+    """Assistance on existing materials (sector 3)."""
+
+    paths: list[Path] = []
+    """JSONL, JSONL.gz, Parquet or text files, folders of them, or writing runs; empty = the shipped passages."""
+    instructions: int = Field(default=5, ge=1)
+    """Instructions for each piece of text."""
+    min_chars: int = Field(default=200, ge=1)
+    """Shorter pieces are skipped."""
+    max_chars: int = Field(default=6000, ge=1)
+    """Longer pieces are cut at the last sentence end before this."""
+    classified_only: bool = False
+    """Skip pieces whose type neither the file nor a keyword in the URL tells."""
+    templates: Path | None = None
+    """YAML with `text_first` and `text_last` lists; none = the shipped ten."""
+    breadth: int = Field(default=64, ge=1)
+    """Pieces that are open at once: openings go round among them."""
+
+    @model_validator(mode="after")
+    def _order(self) -> Materials:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} is above max_chars {self.max_chars}")
+        return self
+
+
+class Filters(Frozen):
+    """What makes a turn unfit. A bad turn is asked for again, then the dialogue is cut before it."""
+
+    retries: int = Field(default=2, ge=0)
+    """How often a bad turn is asked for again."""
+    language: str = "en"
+    """Language of the user's turns (ISO 639-1), or empty for any."""
+    language_score: float = Field(default=0.6, ge=0, le=1)
+    """Certainty at which another language counts as wrong."""
+    truncated: Literal["reject", "trim", "keep"] = "reject"
+    """An assistant turn cut off by max_tokens: bad, trimmed to its last whole sentence, or kept."""
+    repeated: float = Field(default=0.85, gt=0, le=1)
+    """Share of a turn's word 4-grams already said by the same side from which it counts as a repetition."""
+    loop: float = Field(default=0.5, gt=0, le=1)
+    """Share of word 4-grams a turn may repeat within itself."""
+    max_user_chars: int = Field(default=2000, ge=1)
+    """A longer follow-up is taken for an answer (role confusion)."""
+    give_up: float = Field(default=4, gt=0)
+    """Stop when rejected dialogues outnumber the limit this many times: the models cannot do it."""
+    refusals: bool = True
+    """Drop refusals and 'as an AI' talk."""
+    near_duplicate: float = Field(default=0.7, gt=0, le=1)
+    """Jaccard similarity (character 5-grams) from which an opening is a near duplicate of an earlier one; 1 = exact."""
+
+
+class GenerateConfig(Frozen):
+    """Everything `ultrachat generate` can be told."""
+
+    sector: Literal["world", "writing", "materials", "all"] = "world"
+    """World questions, creation and writing, assistance on existing materials, or all three in equal parts."""
+    limit: int = Field(default=20, ge=1)
+    """Dialogues to make. Raising it later extends a finished run."""
+    rounds: Range | None = None
+    """Rounds of a dialogue (user turn + assistant turn), N or MIN-MAX, drawn evenly; none = 3-7 for world, else 2-4."""
+    min_rounds: int = Field(default=2, ge=1)
+    """A dialogue cut by a filter is kept if this many rounds remain (or all it was to have)."""
+    seed: int = 0
+    """Of everything that is drawn: order, rounds, personas, requests."""
+    output: Path | None = None
+    """Run folder; none = runs/<sector>."""
+    format: Literal["ultrachat", "messages", "sharegpt", "parquet"] = "ultrachat"
+    """dialogues.jsonl is always written in UltraChat's shape; another format is written beside it at the end."""
+    assistant: Assistant = Assistant()
+    """The model that answers."""
+    user: User = User()
+    """The model that plays the user."""
+    opening: Opener = Opener()
+    """The model that makes the openings."""
+    embedded_context: int = Field(default=4096, ge=512)
+    """Tokens of context for each slot of an embedded model."""
+    limits: LimitSettings = LimitSettings()
+    """Concurrency, rates, retries, budget."""
+    world: World = World()
+    """Questions about the world."""
+    writing: Writing = Writing()
+    """Creation and writing."""
+    materials: Materials = Materials()
+    """Assistance on existing materials."""
+    filters: Filters = Filters()
+    """What makes a turn unfit."""
+    prompts: Path | None = None
+    """Folder of prompt files that replace the shipped ones of the same name."""
+    prices: dict[str, Price] = {}
+    """US dollars for a million tokens by model name: {input: , output: }."""
+
+    @property
+    def sectors(self) -> tuple[Sector, ...]:
+        """The sectors of this run."""
+        return SECTORS if self.sector == "all" else (self.sector,)
+
+    def rounds_of(self, sector: Sector) -> Span:
+        """The range of rounds of a sector (README of UltraChat: 3-7; 2-4)."""
+        return self.rounds or (Span(low=3, high=7) if sector == "world" else Span(low=2, high=4))
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.output or Path("runs") / self.sector
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run: everything but how much, how fast, at what price and where to."""
+        unused = set(SECTORS) - set(self.sectors)
+        data = self.model_dump(mode="json", exclude={"limit", "output", "format", "limits", "prices", *unused})
+        for role in ("assistant", "user", "opening"):
+            for key in ("base_url", "api_key_env"):
+                del data[role][key]
+        return data

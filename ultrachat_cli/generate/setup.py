@@ -1,0 +1,139 @@
+"""What a run needs before it starts, checked before anything is asked or written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
+from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.generate import pieces, shipped
+from ultrachat_cli.generate.converse import Cast, limit_of
+from ultrachat_cli.generate.lists import ListMaker
+from ultrachat_cli.generate.plan import Lane
+from ultrachat_cli.generate.prompts import Prompts
+from ultrachat_cli.generate.report import Counts
+from ultrachat_cli.generate.sectors import materials, world, writing
+from ultrachat_cli.generate.settings import GenerateConfig, Sector, Speaker
+from ultrachat_cli.records.jsonl import OnBad
+from ultrachat_cli.records.manifest import fingerprint
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Prompts, lists and the run's identity: everything that needs no model."""
+
+    config: GenerateConfig
+    prompts: Prompts
+    personas: list[shipped.Persona]
+    identity: dict[str, Any]
+    on_bad: OnBad
+
+
+def prepare(config: GenerateConfig, on_bad: OnBad) -> Parts:
+    """Read and check all files the run depends on; `ConfigError` names what is wrong."""
+    prompts = Prompts(config.prompts)
+    personas = shipped.personas(config.user.personas)
+    lists: dict[str, Any] = {"personas": [vars(p) for p in personas]}
+    if "world" in config.sectors:
+        lists["topics"] = shipped.topics(config.world.topics)
+        lists["entities"] = shipped.entities(config.world.entities)
+    if "materials" in config.sectors:
+        pieces.check_not_empty(config.materials)
+        lists["templates"] = vars(shipped.templates(config.materials.templates))
+        lists["materials"] = [(path.name, path.stat().st_size) for path in pieces.files(config.materials.paths)]
+    identity = {
+        "config": config.identity(),
+        "prompts": prompts.hashes(config.sectors),
+        "lists": {name: fingerprint(orjson.dumps(rows)) for name, rows in lists.items()},
+    }
+    return Parts(config, prompts, personas, identity, on_bad)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything on its place: the models in their roles and the plan's sources."""
+
+    parts: Parts
+    cast: Cast
+    opener: ChatModel
+    lists: ListMaker
+    most_dialogues: int
+
+    def picks(self, sector: Sector) -> Iterator[Lane]:
+        """The lanes of a sector's plan, in the order they are asked."""
+        return picks(sector, self.parts, self.lists)
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """For the manifest: which model answered which role, and where."""
+        roles = {"assistant": self.cast.assistant, "user": self.cast.user, "opening": self.opener}
+        return {
+            role: {"name": m.spec.name, "source": m.spec.source, "url": m.url, "sha256": m.spec.sha256}
+            for role, m in roles.items()
+        }
+
+
+def picks(sector: Sector, parts: Parts, lists: ListMaker) -> Iterator[Lane]:
+    """The plan of a sector."""
+    config = parts.config
+    if sector == "world":
+        return world.picks(config.world, lists, config.seed)
+    if sector == "writing":
+        return writing.picks(config.writing, lists, config.seed)
+    texts = pieces.read(config.materials, parts.on_bad, Counter())
+    return materials.picks(config.materials, texts, lists, config.seed)
+
+
+async def stage(config: GenerateConfig, parts: Parts, models: ChatModels, counts: Counts) -> Stage:
+    """Open the three models; `ConfigError` when one cannot do what the plan needs."""
+    counts.state = "opening models"
+    assistant = await models.open(endpoint(config, config.assistant))
+    user = await models.open(endpoint(config, config.user))
+    opener = await models.open(endpoint(config, config.opening))
+    cast = Cast(assistant, user, parts.personas, parts.prompts, shipped.starters())
+    _check_user(config, user)
+    _check_context(config, assistant, user)
+    lists = ListMaker(opener, parts.prompts, config.opening, config.seed, counts)
+    embedded = assistant.url.startswith("embedded:")
+    # An embedded model keeps one dialogue's cache in each slot: more dialogues than slots would throw it away.
+    most = assistant.limiter.slots.count if embedded else 2 * models.parallel
+    return Stage(parts, cast, opener, lists, most)
+
+
+def endpoint(config: GenerateConfig, speaker: Speaker) -> Endpoint:
+    """Where a role's model is; a role without a model of its own is played by the assistant's."""
+    own = speaker.model is not None
+    source = speaker if own else config.assistant
+    assert source.model is not None
+    return Endpoint(source.model, speaker.base_url or source.base_url, speaker.api_key_env or source.api_key_env)
+
+
+def _check_user(config: GenerateConfig, user: ChatModel) -> None:
+    from ultrachat_cli.models import formats
+
+    if config.user.strategy == "continue" and user.spec.format == formats.TOKENIZER:
+        raise ConfigError(
+            f"user.strategy: continue: the chat format of model '{user.spec.name}' is not known here",
+            "use user.strategy=instruct, or a model whose registry entry names its format",
+        )
+
+
+def _check_context(config: GenerateConfig, assistant: ChatModel, user: ChatModel) -> None:
+    """The shortest dialogue that would be kept must fit, at the longest turns allowed."""
+    answer = limit_of(assistant, config.assistant, "assistant")
+    question = limit_of(user, config.user, "user")
+    opening = config.materials.max_chars // 4 if "materials" in config.sectors else 128
+    rounds = min(config.min_rounds, *(config.rounds_of(sector).low for sector in config.sectors))
+    needed = opening + rounds * answer + (rounds - 1) * question + 64
+    for model in (assistant, user):
+        if model.context and model.context < needed:
+            raise ConfigError(
+                f"model '{model.spec.name}' has a context of {model.context} tokens; {rounds} rounds of these settings "
+                f"can take {needed}",
+                "lower assistant.max_tokens, user.max_tokens, materials.max_chars or --rounds"
+                + ("; or raise embedded_context" if model.url.startswith("embedded:") else ""),
+            )

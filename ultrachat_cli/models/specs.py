@@ -1,0 +1,138 @@
+"""Names of models and what they mean: `configs/models.yaml`, files, hub ids and endpoint models."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from ultrachat_cli import registry, yaml_lines
+from ultrachat_cli.config import Frozen
+from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.models import formats
+
+OPENAI = "https://api.openai.com/v1"
+
+
+class Price(Frozen):
+    """US dollars for a million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars for one request."""
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+class ModelSpec(Frozen):
+    """Everything the program knows of a model. Nothing is guessed from its name."""
+
+    name: str = ""
+    role: Literal["chat", "base", "reward", "critique", "embedding"] = "chat"
+    """What it is for."""
+    source: str
+    """hf:org/name, hf:org/name/file.gguf, package:distribution/file.gguf, gguf:path, openai:model, scripted:file."""
+    weights: Literal["full", "delta"] = "full"
+    """A delta is added to `base` by `recover`."""
+    base: str = ""
+    """Registry name of the base of a delta."""
+    format: str = formats.TOKENIZER
+    """Chat format: a name in formats.py, or `tokenizer` for the template shipped with the weights."""
+    context: int = Field(default=0, ge=0)
+    """Tokens of context; 0 = unknown."""
+    licence: str = ""
+    """Licence of the weights."""
+    sha256: str = ""
+    """Checksum of the weights file, where it is a single one."""
+    user: Literal["instruct", "continue"] = "instruct"
+    """How it plays the user: told to after the history, or by raw continuation of the template's open user turn."""
+    prompts: Literal["", "small"] = ""
+    """Which wording of the prompts it gets: `small` for models that need examples and patterns."""
+    system: str = ""
+    """System prompt it works best with when it plays the assistant."""
+    sampling: dict[str, Any] = {}
+    """Recommended generation settings, as request fields."""
+    user_sampling: dict[str, Any] = {}
+    """What differs when it plays the user."""
+    price: Price | None = None
+    """US dollars for a million tokens, as published when the entry was written."""
+    about: str = ""
+    """One line."""
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, name: str) -> str:
+        if name != formats.TOKENIZER and name not in formats.FORMATS:
+            raise ValueError(f"unknown chat format '{name}'{registry.did_you_mean(name, formats.FORMATS)}")
+        return name
+
+    @property
+    def scheme(self) -> str:
+        """Where it comes from: hf, package, gguf, openai or scripted."""
+        return self.source.partition(":")[0]
+
+    @property
+    def place(self) -> str:
+        """The source without its scheme."""
+        return self.source.partition(":")[2]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded llama.cpp can run it."""
+        return self.scheme in ("package", "gguf") or (self.scheme == "hf" and self.place.endswith(".gguf"))
+
+
+@cache
+def known() -> dict[str, ModelSpec]:
+    """All registry entries; `ConfigError` when the shipped file is wrong."""
+    path = registry.shipped("models.yaml")
+    entries = yaml_lines.read(path)
+    specs: dict[str, ModelSpec] = {}
+    for name, entry in entries.items():
+        try:
+            specs[name] = ModelSpec.model_validate({**entry, "name": name})
+        except ValidationError as error:
+            faults = [f"{path}: {name}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(faults) from None
+    return specs
+
+
+def resolve(name: str, *, base_url: str | None = None) -> ModelSpec:
+    """What `name` means: registry name, .gguf file or its folder, hf:..., openai:..., scripted:..., or with `base_url` a served model."""
+    if name in known():
+        return known()[name]
+    scheme, colon, place = name.partition(":")
+    if scheme == "openai" and place:
+        return known().get(place) or ModelSpec(name=place, source=name)
+    if scheme == "scripted" and place:
+        if place != "synthetic" and not Path(place).is_file():
+            raise ConfigError(f"model {name}: no such file: {place}")
+        return ModelSpec(name="scripted", source=name)
+    if base_url is not None:
+        return ModelSpec(name=name, source=f"openai:{name}")
+    if scheme == "hf" and place:
+        return ModelSpec(name=place, source=name)
+    path = Path(name)
+    if path.suffix == ".gguf" or path.is_dir():
+        return ModelSpec(name=path.stem, source=f"gguf:{_gguf(path)}")
+    near = registry.did_you_mean(name, known())
+    raise ConfigError(
+        f"unknown model '{name}'{near}",
+        "'ultrachat models ls' lists names; a .gguf file, hf:org/name/file.gguf or openai:NAME works too; "
+        "for a model served elsewhere add --base-url",
+    )
+
+
+def _gguf(path: Path) -> Path:
+    if path.is_file():
+        return path.resolve()
+    if not path.is_dir():
+        raise ConfigError(f"model {path}: no such file")
+    found = sorted(path.glob("*.gguf"))
+    if len(found) != 1:
+        listed = ", ".join(f.name for f in found) or "none"
+        raise ConfigError(f"model {path}: exactly one .gguf file is expected in the folder (found: {listed})")
+    return found[0].resolve()

@@ -1,0 +1,17 @@
+"""What a model answered: the thing that is paid for, and so the thing that is journaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer. `finish`: `stop`, `length` or what the server said; token counts as the server billed them; `cost` in dollars."""
+
+    text: str
+    finish: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model: str = ""
+    cost: float = 0.0

@@ -1,0 +1,143 @@
+"""What was paid for is kept before it is used: SQLite, WAL, group commit.
+
+Answers arrive faster than commits: all that arrive while one commit runs go into the next, in one statement (one
+release of the interpreter lock, so a busy event loop cannot starve the writing thread). A killed process loses
+nothing that `once` returned: a commit in WAL mode is a write that outlives the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+
+from ultrachat_cli.errors import UltraError
+from ultrachat_cli.records.completion import Completion
+
+T = TypeVar("T")
+_LINGER = 0.005
+"""Seconds in which answers gather before a commit: a twentieth of a fast model's latency, several answers a commit."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers(key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
+"""
+_STORE = """
+INSERT OR REPLACE INTO answers(key, answer)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+"""
+
+
+def _store(db: sqlite3.Connection, rows: str) -> None:
+    db.execute(_STORE, (rows,))
+
+
+class Journal:
+    """Completions under stable keys in one file. All writes happen on one thread; reads on the caller's."""
+
+    def __init__(self, path: Path, schema: str = "") -> None:
+        """Open or create; `schema`: more tables (IF NOT EXISTS) that a feature keeps in the same file."""
+        self.path = path
+        self.repeated = 0
+        """Answers served from the store."""
+        self._running: dict[str, asyncio.Future[Completion]] = {}
+        self._pending: list[tuple[str, str, asyncio.Future[None]]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        try:
+            self._write = self._connect()
+            self._write.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA + schema)
+            self.reader = self._connect()
+            self.fresh = self.reader.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is None
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+
+    async def once(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
+        """The stored answer of `key`, or the answer of `call`, returned only after it is stored.
+
+        Callers that come while the call runs wait for the same answer.
+        """
+        if not self.fresh and (stored := self.get(key)) is not None:
+            self.repeated += 1
+            return stored
+        if (running := self._running.get(key)) is not None:
+            return await asyncio.shield(running)
+        self._running[key] = running = asyncio.ensure_future(self._ask(key, call))
+        try:
+            return await running
+        finally:
+            del self._running[key]
+
+    async def _ask(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
+        answer = await call()
+        await self.put(key, answer)
+        return answer
+
+    def get(self, key: str) -> Completion | None:
+        """The stored answer, if any."""
+        row = self.reader.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return Completion(*orjson.loads(row[0])) if row else None
+
+    async def put(self, key: str, answer: Completion) -> None:
+        """Store; returns when the commit that holds it is done."""
+        done = asyncio.get_running_loop().create_future()
+        fields = (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens, answer.model, answer.cost)
+        self._pending.append((key, orjson.dumps(fields).decode(), done))
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit())
+        await done
+
+    async def _commit(self) -> None:
+        while self._pending:
+            await asyncio.sleep(_LINGER)
+            batch, self._pending = self._pending, []
+            rows = orjson.dumps([(key, answer) for key, answer, _ in batch]).decode()
+            try:
+                await self.run(partial(_store, rows=rows))
+            except UltraError as error:
+                for _, _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for _, _, done in batch:
+                    if not done.done():
+                        done.set_result(None)
+
+    async def run(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Make a change on the writing thread; a full or vanished disk is an `UltraError`."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, change, self._write)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    async def flush(self) -> None:
+        """Wait until every answer that arrived is stored."""
+        if self._committing is not None:
+            await self._committing
+
+    def totals(self) -> tuple[int, int, int, float]:
+        """(requests, prompt tokens, completion tokens, dollars) of everything stored."""
+        row = self.reader.execute(
+            "SELECT count(*), total(json_extract(answer, '$[2]')), total(json_extract(answer, '$[3]')),"
+            " total(json_extract(answer, '$[5]')) FROM answers"
+        ).fetchone()
+        return row[0], int(row[1]), int(row[2]), row[3]
+
+    def close(self) -> None:
+        """Let running writes end, then let go of the file. What must not be lost is flushed before."""
+        self._thread.shutdown(wait=True)
+        for connection in (self.reader, self._write):
+            connection.close()
+
+    def _failed(self, error: sqlite3.Error) -> UltraError:
+        return UltraError(
+            f"{self.path}: the journal cannot be written: {error}",
+            "check free space and permissions, then run the same command again: everything stored so far is kept",
+        )

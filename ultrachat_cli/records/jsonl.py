@@ -1,0 +1,111 @@
+"""Lines that are whole or absent: reading with bad lines reported by number, appending, atomic files."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from ultrachat_cli.errors import DataError, UltraError
+
+OnBad = Callable[[DataError], None]
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes) of a text file, plain or .gz; `DataError` when it cannot be read on."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line
+    except (OSError, EOFError) as error:
+        raise DataError(path, number, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of every good line; a bad one goes to `on_bad` and reading goes on."""
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield number, orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            on_bad(DataError(path, number, f"not JSON ({error.msg})"))
+
+
+class Appender:
+    """Appends whole lines to a file. Opening cuts a torn last line, as a killed process leaves one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        self.size = os.fstat(self._fd).st_size
+        self.cut = self._cut_torn_line()
+
+    def _cut_torn_line(self) -> int:
+        """Bytes after the last newline, now gone."""
+        end = self.size
+        while end > 0:
+            start = max(0, end - 65536)
+            at = os.pread(self._fd, end - start, start).rfind(b"\n")
+            if at >= 0:
+                end = start + at + 1
+                break
+            end = start
+        torn, self.size = self.size - end, end
+        if torn:
+            os.ftruncate(self._fd, end)
+        return torn
+
+    def append(self, data: bytes) -> None:
+        """Write whole lines in one go; when the disk is full the part that went out is taken back."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            os.ftruncate(self._fd, self.size)
+            raise unwritable(self.path, error) from error
+        self.size += len(data)
+
+    def since(self, offset: int) -> Iterator[bytes]:
+        """The lines that begin at or after this byte."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            yield from file
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._fd)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> UltraError:
+    """The error for a full disk, a read-only folder and their like."""
+    return UltraError(
+        f"{path}: cannot be written: {error.strerror or error}",
+        "free some space or choose another --output; what was answered so far is kept",
+    )

@@ -1,0 +1,40 @@
+"""One process per run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+from ultrachat_cli.errors import RunLocked
+from ultrachat_cli.records import jsonl
+
+
+class FolderLock:
+    """Holds `<folder>/lock` for this process; the kernel lets go of it however the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "lock"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise jsonl.unwritable(folder, error) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 200, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise RunLocked(
+                f"{folder} is in use by another process ({holder})", "wait for it, stop it, or use another --output"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.pwrite(self._fd, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next process in."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
