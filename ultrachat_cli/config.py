@@ -72,7 +72,7 @@ def load(
     sets: Sequence[str] = (),
     flags: Mapping[str, tuple[str, Any]] | None = None,
 ) -> Loaded[T]:
-    """Check and merge all sources. `flags`: dotted key -> (flag as the user typed it, value); None values are absent."""
+    """Check and merge all sources. `flags`: dotted key -> (flag as typed, value); a None value is absent."""
     merged: dict[str, Any] = {}
     sources: dict[Keys, str] = {}
     faults: list[str] = []

@@ -60,7 +60,7 @@ def parse(text: str, name: str) -> Document:
 
 
 def scalar(text: str) -> Any:
-    """The value of a command-line or environment setting: YAML, so `0.7`, `[a, b]` and `3-7` mean what they look like."""
+    """The value of a command-line or environment setting, read as YAML; `ConfigError` when it is none."""
     document = parse(text, "value")
     if document.faults:
         raise ConfigError(f"{text!r}: {document.faults[0].partition(': ')[2]}")

@@ -64,7 +64,7 @@ class ChatModel:
     def raw_turn(self, messages: base.Messages, open_role: str) -> tuple[str, tuple[str, ...]]:
         """The prompt and stop strings of a raw completion that continues with `open_role`'s turn."""
         name = self.spec.format
-        return formats.text(name, [dict(m) for m in messages], open_role), tuple(formats.stop(name))
+        return formats.text(name, [dict(m) for m in messages], open_role), (*formats.stop(name), "\n")
 
 
 class ChatModels:
@@ -145,7 +145,7 @@ class ChatModels:
             try:
                 path = requantize.faster_copy(path, weights.cache())
             except OSError as error:
-                self._say(f"the faster Q4_0 copy could not be kept ({error}); going on without it")
+                self._say(f"the faster copy could not be kept ({error}); going on without it")
             slots = llamacpp.carry(path, self._context(spec), wanted)
             if slots < wanted:
                 self._say(f"{spec.name}: {slots} slots (of {wanted} asked for) are what this machine carries")

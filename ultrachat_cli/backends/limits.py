@@ -159,7 +159,7 @@ class Limiter:
     async def run(
         self, call: Callable[[], Awaitable[Completion]], *, prompt: int, completion: int, price: Price | None
     ) -> Completion:
-        """Make the call within all limits, again where that can help. `prompt`, `completion`: tokens expected at most."""
+        """Make the call within all limits, again where that helps. `prompt`, `completion`: tokens expected at most."""
         for attempt in range(1, self.settings.attempts + 1):
             try:
                 return await self._once(call, prompt, completion, price)

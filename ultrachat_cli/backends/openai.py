@@ -122,7 +122,7 @@ class OpenAIBackend:
             raise self._unreachable(error) from error
 
     async def models(self) -> list[str] | None:
-        """Names from /models; None when the server has no such list. Raises `BackendError` when it cannot be reached."""
+        """Names from /models, None when the server has no such list; `BackendError` when it cannot be reached."""
         try:
             async with self._open().get(self.url + "/models", timeout=aiohttp.ClientTimeout(total=15)) as response:
                 answer = await response.read()

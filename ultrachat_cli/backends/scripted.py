@@ -1,4 +1,4 @@
-"""Answers without a model: from a file of rules, or synthetic text. For dry runs, demonstrations of settings and tests."""
+"""Answers without a model: from a file of rules, or synthetic text. For dry runs and tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,65 @@ Answer = Callable[[Prompt, Sampling, Mapping[str, Any] | None], tuple[str, str]]
 """(prompt, sampling, schema) -> (text, finish reason)."""
 
 SYNTHETIC = "synthetic"
-_WORDS = ["water", "history", "market", "garden", "engine", "teacher", "winter", "bridge", "music", "island", "doctor", "letter", "forest", "planet", "kitchen", "river", "language", "morning", "village", "science", "painter", "mountain", "story", "harbour", "machine", "library", "season", "country", "animal", "theatre", "valley", "student", "weather", "journey", "council", "factory", "orchard", "pattern", "station", "society", "temple", "captain", "evening", "festival", "colour", "mineral", "ocean", "farmer", "railway", "culture", "balance", "summer", "window", "question", "energy", "climate", "reason"]
+_WORDS = [
+    "water",
+    "history",
+    "market",
+    "garden",
+    "engine",
+    "teacher",
+    "winter",
+    "bridge",
+    "music",
+    "island",
+    "doctor",
+    "letter",
+    "forest",
+    "planet",
+    "kitchen",
+    "river",
+    "language",
+    "morning",
+    "village",
+    "science",
+    "painter",
+    "mountain",
+    "story",
+    "harbour",
+    "machine",
+    "library",
+    "season",
+    "country",
+    "animal",
+    "theatre",
+    "valley",
+    "student",
+    "weather",
+    "journey",
+    "council",
+    "factory",
+    "orchard",
+    "pattern",
+    "station",
+    "society",
+    "temple",
+    "captain",
+    "evening",
+    "festival",
+    "colour",
+    "mineral",
+    "ocean",
+    "farmer",
+    "railway",
+    "culture",
+    "balance",
+    "summer",
+    "window",
+    "question",
+    "energy",
+    "climate",
+    "reason",
+]
 _OPENERS = ("How does the", "Why did the", "What makes the", "Where would the", "Which part of the", "When can the")
 
 

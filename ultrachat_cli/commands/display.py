@@ -48,7 +48,9 @@ def working(what: str) -> Iterator[None]:
 
 @contextmanager
 def live(counts: Counts, *, verbose: int, quiet: bool) -> Iterator[Say]:
-    """Show `counts` while the block runs; yields what takes notices."""
+    """Show `counts` while the block runs; yields what takes notices. `verbose` 1: newest dialogue, 2: every one."""
+    if verbose > 1 and not quiet:
+        counts.on_kept = lambda data: _err.print(dialogue(data))
     if quiet:
         yield lambda line: None
     elif _err.is_terminal:
@@ -64,6 +66,8 @@ def live(counts: Counts, *, verbose: int, quiet: bool) -> Iterator[Say]:
             rates = _Rates(counts)
             while not ended.wait(_PLAIN_EVERY):
                 say(_line(counts, rates))
+                if verbose == 1 and counts.newest:
+                    _err.print(dialogue(counts.newest, longest=240))
 
         thread = threading.Thread(target=lines, daemon=True)
         thread.start()
@@ -86,6 +90,8 @@ class _Rates:
         while len(self._seen) > 2 and self._seen[-1][0] - self._seen[0][0] > 30:
             self._seen.pop(0)
         (t0, d0, c0), (t1, d1, c1) = self._seen[0], self._seen[-1]
+        if d1 == d0:  # nothing ended lately: the mean of the whole session says more than zero
+            t0, d0, c0 = counts.started, 0, 0
         return ((d1 - d0) / (t1 - t0), (c1 - c0) / (t1 - t0)) if t1 > t0 else (0.0, 0.0)
 
 
@@ -137,7 +143,7 @@ def _panel(counts: Counts, rates: _Rates, verbose: int) -> RenderableType:
     for name, value in _figures(counts, rates):
         table.add_row(Text(name, style="dim"), Text(value))
     parts: list[RenderableType] = [head, table]
-    if verbose and counts.newest:
+    if verbose == 1 and counts.newest:
         parts.append(dialogue(counts.newest, longest=240))
     return Group(*parts)
 

@@ -69,7 +69,7 @@ def generate(
     yes: Annotated[bool, O("--yes", "-y", help="Do not ask.", rich_help_panel=RUN)] = False,
     json: Annotated[bool, O("--json", help="Report as JSON on stdout.", rich_help_panel=RUN)] = False,
     verbose: Annotated[
-        int, O("--verbose", "-v", count=True, help="Show the newest dialogue.", rich_help_panel=RUN)
+        int, O("--verbose", "-v", count=True, help="Show the newest dialogue; -vv: every one.", rich_help_panel=RUN)
     ] = 0,
     quiet: Annotated[bool, O("--quiet", "-q", help="No progress, errors only.", rich_help_panel=RUN)] = False,
 ) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ultrachat_cli.backends.base import Prompt as Asked
-from ultrachat_cli.backends.base import Sampling, estimate_tokens
+from ultrachat_cli.backends.base import estimate_tokens
 from ultrachat_cli.backends.chat_model import ChatModel
 from ultrachat_cli.errors import BackendError
-from ultrachat_cli.generate import filters
+from ultrachat_cli.generate import filters, speaking
 from ultrachat_cli.generate.filters import Turn
 from ultrachat_cli.generate.plan import Opening
 from ultrachat_cli.generate.prompts import Prompts
@@ -97,8 +97,7 @@ async def _turn(talk: _Conversation, speaker: str, cast: Cast, config: GenerateC
     """Add the next turn; one that is unfit is asked for again. Returns (reason, unfit text) when none was fit."""
     model = cast.user if speaker == "user" else cast.assistant
     settings: Speaker = config.user if speaker == "user" else config.assistant
-    longest = limit_of(model, settings, speaker)
-    if model.context and talk.tokens + longest + 64 > model.context:
+    if model.context and talk.tokens + speaking.longest(model, settings, speaker) + 64 > model.context:
         return CONTEXT, ""
     number = len(talk.turns)
     fault, text = None, ""
@@ -106,7 +105,9 @@ async def _turn(talk: _Conversation, speaker: str, cast: Cast, config: GenerateC
         key = f"{talk.identity}/{number}.{attempt}"
         prompt, begun, stop = _prompt(talk, speaker, cast, config)
         try:
-            answer = await model.ask(key, prompt, _sampling(model, settings, speaker, key, config.seed, longest, stop))
+            seed = zlib.crc32(f"{config.seed}/{key}".encode())
+            fields = speaking.recommended(model, speaker)
+            answer = await model.ask(key, prompt, speaking.sampling(fields, settings, seed, stop))
         except BackendError as error:
             if error.code == "context_length_exceeded" or ("context" in error.message and error.status == 400):
                 return CONTEXT, ""
@@ -131,43 +132,12 @@ def _prompt(
     history = ([{"role": "system", "content": system}] if system else []) + talk.messages
     if speaker == "assistant":
         return history, "", ()
-    if strategy(cast.user, config) == "continue":
+    if speaking.strategy(cast.user, config) == "continue":
         raw, stop = cast.user.raw_turn(history, "user")
         begun = talk.draw.choice(cast.starters[talk.sector])
         return raw + begun, begun, stop
     told = cast.prompts.get(f"{talk.sector}/user", cast.user.spec.prompts).messages(persona=talk.persona.style)
     return talk.messages + told, "", ()
-
-
-def strategy(model: ChatModel, config: GenerateConfig) -> str:
-    """How this model plays the user: `instruct` or `continue`."""
-    return model.spec.user if config.user.strategy == "auto" else config.user.strategy
-
-
-def limit_of(model: ChatModel, settings: Speaker, speaker: str) -> int:
-    """Longest turn in tokens: the config's word, then the registry's, then 1024 (assistant) or 256 (user)."""
-    if settings.max_tokens is not None:
-        return settings.max_tokens
-    recommended = model.spec.user_sampling if speaker == "user" else model.spec.sampling
-    return int(recommended.get("max_tokens", 256 if speaker == "user" else 1024))
-
-
-def _sampling(
-    model: ChatModel, settings: Speaker, speaker: str, key: str, seed: int, longest: int, stop: tuple[str, ...]
-) -> Sampling:
-    recommended: dict[str, Any] = dict(model.spec.sampling)
-    if speaker == "user":
-        recommended |= model.spec.user_sampling
-    temperature, top_p = recommended.pop("temperature", None), recommended.pop("top_p", None)
-    recommended.pop("max_tokens", None)
-    return Sampling(
-        max_tokens=longest,
-        temperature=temperature if settings.temperature is None else settings.temperature,
-        top_p=top_p if settings.top_p is None else settings.top_p,
-        seed=zlib.crc32(f"{seed}/{key}".encode()) if settings.send_seed else None,
-        stop=stop,
-        extra={**recommended, **settings.extra},
-    )
 
 
 def _clean(speaker: str, text: str, answer: Completion, config: GenerateConfig) -> Turn:
@@ -195,7 +165,7 @@ def _outcome(
         "models": {"assistant": cast.assistant.spec.name, "user": cast.user.spec.name},
         "seed": config.seed,
     }
-    if strategy(cast.user, config) == "instruct":
+    if speaking.strategy(cast.user, config) == "instruct":
         prompt = cast.prompts.get(f"{opening.sector}/user", cast.user.spec.prompts)
         meta |= {"persona": talk.persona.name, "prompt": f"{prompt.name}@{prompt.hash}"}
     if reason and kept:

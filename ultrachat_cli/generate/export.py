@@ -57,7 +57,7 @@ def _dialogues(folder: Path) -> Iterator[Dialogue]:
 def _parquet(folder: Path) -> Path:
     """Columns: id (text), messages (list of {role, content}), meta (JSON text)."""
     check("parquet")
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import zlib
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from ultrachat_cli.backends.chat_model import ChatModel
 from ultrachat_cli.generate.prompts import Prompt, Prompts
 from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.settings import Opener
+from ultrachat_cli.generate.speaking import sampling
 
 _MARKER = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\(?[a-z][.)])\s+(?=\S)")
 _WRAPPERS = "\"'`*_\u201c\u201d\u2018\u2019 \t,;"
@@ -26,7 +28,8 @@ class ListMaker:
     def __init__(self, model: ChatModel, prompts: Prompts, settings: Opener, seed: int, counts: Counts) -> None:
         self._model, self._prompts, self._settings = model, prompts, settings
         self._seed, self._counts = seed, counts
-        self.per_request = settings.per_request or (5 if model.spec.prompts == "small" else 10)
+        self.small = model.spec.prompts == "small"
+        self.per_request = settings.per_request or (5 if self.small else 10)
 
     async def items(self, key: str, name: str, count: int, **values: str) -> AsyncIterator[str]:
         """Up to `count` distinct items of prompt `name`, asked for chunk by chunk as they are consumed."""
@@ -48,8 +51,11 @@ class ListMaker:
             chunk += 1
 
     async def text(self, key: str, name: str, **values: str) -> str:
-        """One free text from prompt `name`, stripped of quotes around it."""
+        """One free text from prompt `name`; empty when the model gives none of the form the prompt asks for."""
         prompt = self._prompts.get(name, self._model.spec.prompts)
+        if prompt.pattern:
+            found = await self._chunk(key, prompt, 1, [], values)
+            return found[0] if found else ""
         answer = await self._model.ask(key, prompt.messages(**values), self._sampling(key))
         return answer.text.strip().strip('"\u201c\u201d').strip()
 
@@ -61,11 +67,11 @@ class ListMaker:
             avoid = [*taken, *found.values()][-40:]
             listed = f"\n\nThese are taken already: {'; '.join(avoid)}" if avoid else ""
             messages = prompt.messages(count=count, avoid=listed, **values)
-            answer = await self._model.ask(
-                f"{key}.{attempt}", messages, self._sampling(f"{key}.{attempt}"), schema=schema(count, prompt.pattern)
-            )
+            request = f"{key}.{attempt}"
+            patterns = prompt.patterns(count, random.Random(f"{self._seed}/{request}"), values)
+            answer = await self._model.ask(request, messages, self._sampling(request), schema=schema(count, patterns))
             for item in parse_list(answer.text):
-                if plain(item) and plain(item) not in known and fits(item, prompt):
+                if plain(item) and plain(item) not in known and not 0 < prompt.max_chars < len(item):
                     found.setdefault(plain(item), item)
             if len(found) >= count:
                 return list(found.values())[:count]
@@ -74,22 +80,19 @@ class ListMaker:
 
     def _sampling(self, key: str) -> Sampling:
         settings = self._settings
-        recommended = self._model.spec.sampling
-        return Sampling(
-            max_tokens=settings.max_tokens or 1024,
-            temperature=settings.temperature,
-            top_p=settings.top_p or recommended.get("top_p"),
-            seed=zlib.crc32(f"{self._seed}/{key}".encode()) if settings.send_seed else None,
-            extra=settings.extra,
-        )
+        fields = {"temperature": 1.0, **self._model.spec.sampling, **self._model.spec.list_sampling}
+        if not self._model.spec.list_sampling:
+            fields |= {"temperature": 1.0, "max_tokens": 1024}  # variety is what lists are for
+        return sampling(fields, settings, zlib.crc32(f"{self._seed}/{key}".encode()))
 
 
-def schema(count: int, pattern: str = "") -> dict[str, Any]:
-    """JSON schema of an object with `items`: exactly `count` texts that match `pattern`."""
-    item: dict[str, Any] = {"type": "string"}
-    if pattern:
-        item["pattern"] = pattern
-    items = {"type": "array", "items": item, "minItems": count, "maxItems": count}
+def schema(count: int, patterns: list[str]) -> dict[str, Any]:
+    """JSON schema of an object with `items`: exactly `count` texts, each of its pattern where there are patterns."""
+    items: dict[str, Any] = {"type": "array", "minItems": count, "maxItems": count}
+    if len(set(patterns)) > 1:
+        items["prefixItems"] = [{"type": "string", "pattern": pattern} for pattern in patterns]
+    else:
+        items["items"] = {"type": "string", **({"pattern": patterns[0]} if patterns else {})}
     return {"type": "object", "properties": {"items": items}, "required": ["items"], "additionalProperties": False}
 
 
@@ -121,12 +124,6 @@ def clean(item: str) -> str:
     """An item without its number, bullet, quotes, emphasis and trailing comma."""
     item = _MARKER.sub("", item.strip()).replace("**", "")
     return " ".join(item.strip(_WRAPPERS).split())
-
-
-def fits(item: str, prompt: Prompt) -> bool:
-    """Whether an item is of the form the prompt file asks for."""
-    too_long = prompt.max_chars and len(item) > prompt.max_chars
-    return not too_long and (not prompt.pattern or re.search(prompt.pattern, item) is not None)
 
 
 def plain(item: str) -> str:

@@ -89,7 +89,7 @@ def check_not_empty(settings: Materials) -> None:
 
 
 def classify(url: str, types: list[MaterialType]) -> MaterialType | None:
-    """The type whose keywords occur in the URL's words (EMNLP paper, section 3.3); the most hits win, first type first."""
+    """The type whose keywords occur in the URL's words (EMNLP paper, section 3.3); most hits win."""
     if not url:
         return None
     words = set(_NOT_LETTERS.split(url.casefold()))

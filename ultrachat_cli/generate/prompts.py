@@ -1,13 +1,17 @@
 """Prompts are files: found by name, checked, hashed, replaceable.
 
-A file is a small chat. Optional `key: value` lines come first (`pattern`: a regular expression each list item must
-match; `max_chars`), then blocks that begin with a line `## system`, `## user` or `## assistant`; earlier pairs are
-worked examples, the last block is the request. `{name}` is a placeholder.
+A file is a small chat: blocks that begin with a line `## system`, `## user` or `## assistant`; earlier pairs are worked
+examples, the last block is the request. `{name}` is a placeholder. Optional `key: value` lines before the first block
+say what list items look like: `pattern` (a regular expression), `max_chars` (longer ones are dropped) and, for small
+models, `starts` (alternatives separated by `;`, a different one for each item, in the pattern's `{start}`) and `any`
+(what `{any}` in those stands for).
 """
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +23,8 @@ from ultrachat_cli.registry import did_you_mean
 _SHIPPED = Path(__file__).parent / "prompts"
 _BLOCK = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_SPECIAL = re.compile(r"([\^$.\[\]()|{}*+?\\])")
+_KEYS = ("pattern", "max_chars", "starts", "any")
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,25 @@ class Prompt:
     hash: str
     pattern: str = ""
     max_chars: int = 0
+    starts: tuple[str, ...] = ()
+    any: str = ""
+
+    def patterns(self, count: int, draw: random.Random, values: Mapping[str, object]) -> list[str]:
+        """A regular expression for each of `count` items; empty when they may look like anything."""
+        if not self.pattern:
+            return []
+        starts = draw.sample(self.starts, len(self.starts)) or [""]
+        bodies = (self.pattern.replace("{start}", starts[n % len(starts)]) for n in range(count))
+        return [
+            _PLACEHOLDER.sub(lambda found: _escape(str(values[found[1]])), body.replace("{any}", self.any))
+            for body in bodies
+        ]
 
     @property
     def placeholders(self) -> set[str]:
         """The names in braces."""
-        return {name for _, text in self.blocks for name in _PLACEHOLDER.findall(text)}
+        texts = [text for _, text in self.blocks] + [self.pattern, *self.starts]
+        return {name for text in texts for name in _PLACEHOLDER.findall(text)} - {"start", "any"}
 
     def messages(self, **values: object) -> list[dict[str, str]]:
         """The chat with its placeholders filled; `KeyError` for a placeholder without a value."""
@@ -91,15 +111,31 @@ def parse(name: str, path: Path) -> Prompt:
         key, colon, value = line.partition(":")
         if not line.strip():
             continue
-        if not colon or key not in ("pattern", "max_chars", "any", "starts"):
-            raise ConfigError(f"{path}:{number}: before the first block only 'pattern:' and 'max_chars:' may stand")
+        if not colon or key not in _KEYS:
+            raise ConfigError(f"{path}:{number}: before the first block only these may stand: {', '.join(_KEYS)}")
         header[key] = value.strip()
+    starts = tuple(start.strip() for start in header.get("starts", "").split(";") if start.strip())
     try:
-        re.compile(header.get("pattern", ""))
         max_chars = int(header.get("max_chars", "0"))
+        prompt = Prompt(
+            name,
+            blocks,
+            fingerprint(source.encode()),
+            header.get("pattern", ""),
+            max_chars,
+            starts,
+            header.get("any", ""),
+        )
+        for pattern in prompt.patterns(max(1, len(starts)), random.Random(0), dict.fromkeys(prompt.placeholders, "x")):
+            re.compile(pattern)
     except (re.error, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return Prompt(name, blocks, fingerprint(source.encode()), header.get("pattern", ""), max_chars)
+    return prompt
+
+
+def _escape(value: str) -> str:
+    """A text as a pattern that matches it, in the subset of escapes that grammars made from JSON schemas know."""
+    return _SPECIAL.sub(r"\\\1", value.replace('"', "'").replace("\n", " "))
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Counts:
     warnings: Counter[str] = field(default_factory=Counter)
     usage: Usage = field(default_factory=Usage)
     newest: list[str] = field(default_factory=list)
+    on_kept: Callable[[list[str]], None] | None = None
+    """Called with the turns of each dialogue that is kept."""
     state: str = "starting"
     started: float = field(default_factory=time.monotonic)
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ultrachat_cli.backends import chat_model
 from ultrachat_cli.backends.chat_model import ChatModels
 from ultrachat_cli.config import Loaded
 from ultrachat_cli.errors import BackendError, BudgetSpent, CircuitOpen, UltraError
 from ultrachat_cli.generate import export, setup
+from ultrachat_cli.generate.book import Book
 from ultrachat_cli.generate.converse import Outcome, converse
 from ultrachat_cli.generate.near_duplicates import OpeningIndex
 from ultrachat_cli.generate.plan import Opening, ordered
 from ultrachat_cli.generate.report import Counts, Report
-from ultrachat_cli.generate.run_folder import DIALOGUES, REJECTED, WRITTEN, RunFolder
+from ultrachat_cli.generate.run_folder import REJECTED, WRITTEN, RunFolder
 from ultrachat_cli.generate.settings import GenerateConfig, Sector
-from ultrachat_cli.records import manifest
 
 Say = Callable[[str], None]
 
@@ -112,8 +110,8 @@ class _Generation:
         counts.resumed = counts.written + counts.rejected.total()
         if counts.resumed:
             self._say(f"resuming {self._folder.folder}: {counts.written} of {config.limit} dialogues are there")
-        started = time.time()
-        self._save("running", spent, started)
+        book = Book(self._loaded, self._folder, self._stage, counts, spent)
+        book.save("running")
         counts.state = "running"
         state = "interrupted"
         try:
@@ -129,11 +127,11 @@ class _Generation:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._index.save()
             await self._folder.flush()
-            self._save(state, spent, started)
+            book.save(state)
         if self._stop is not None and not isinstance(self._stop, BudgetSpent):
             raise self._stop
         files = await asyncio.to_thread(export.export, self._folder.folder, config.format)
-        return self._report(spent, files)
+        return book.report(files, self._stop.message if self._stop else "")
 
     async def _produce(self, sector: Sector, quota: _Quota) -> None:
         """Start dialogues of one sector, in plan order, whenever a slot is idle and a place is free."""
@@ -206,6 +204,8 @@ class _Generation:
             self._counts.written += 1
             self._counts.cut[outcome.reason] += bool(outcome.reason)
             self._counts.newest = dialogue.data
+            if self._counts.on_kept:
+                self._counts.on_kept(dialogue.data)
             self._folder.settle(dialogue.id, sector, WRITTEN, dialogue.line())
         else:
             quota.rejected += 1
@@ -222,54 +222,3 @@ class _Generation:
                 f"look into {self._folder.folder / REJECTED}; loosen 'filters', or use a more capable model",
             )
             self._ended.set()
-
-    def _save(self, state: str, spent: tuple[int, int, int, float], started: float) -> None:
-        usage, counts, config = self._models.usage, self._counts, self._config
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-        earlier = [s for s in self._folder.manifest.get("sessions", []) if s["started"] != stamp]
-        self._folder.save_manifest(
-            kind="generate",
-            identity=self._stage.parts.identity,
-            config=config.model_dump(mode="json"),
-            config_sources=self._loaded.sources,
-            versions=manifest.versions(),
-            models=self._stage.described(),
-            counts={
-                "planned": counts.planned,
-                "written": counts.written,
-                "rejected": dict(counts.rejected),
-                "cut": dict(counts.cut),
-                "failed": dict(counts.failed),
-                "near_duplicate_openings": counts.duplicates,
-                "requests": spent[0] + usage.requests,
-                "prompt_tokens": spent[1] + usage.prompt_tokens,
-                "completion_tokens": spent[2] + usage.completion_tokens,
-                "cost": round(spent[3] + usage.cost, 6),
-            },
-            sessions=[*earlier, {"started": stamp, "state": state, "seconds": round(counts.seconds, 1)}],
-        )
-
-    def _report(self, spent: tuple[int, int, int, float], files: list[Path]) -> Report:
-        counts, usage = self._counts, self._models.usage
-        stage = self._stage
-        return Report(
-            sector=self._config.sector,
-            folder=self._folder.folder,
-            planned=counts.planned,
-            written=counts.written,
-            rejected=dict(counts.rejected),
-            cut={reason: n for reason, n in counts.cut.items() if n},
-            failed=dict(counts.failed),
-            duplicates=counts.duplicates,
-            requests=spent[0] + usage.requests,
-            retries=usage.retries.total(),
-            repeated=self._folder.journal.repeated,
-            prompt_tokens=spent[1] + usage.prompt_tokens,
-            completion_tokens=spent[2] + usage.completion_tokens,
-            cost=spent[3] + usage.cost,
-            unpriced=chat_model.unpriced([stage.cast.assistant, stage.cast.user, stage.opener]),
-            seconds=counts.seconds,
-            warnings=dict(counts.warnings),
-            files=[self._folder.folder / DIALOGUES, *files],
-            stopped=self._stop.message if self._stop else "",
-        )

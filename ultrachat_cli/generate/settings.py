@@ -50,7 +50,7 @@ class User(Speaker):
     """The model that plays the user."""
 
     strategy: Literal["auto", "instruct", "continue"] = "auto"
-    """`instruct`: history, then the instruction; `continue`: raw continuation of the open user turn; auto = registry."""
+    """`instruct`: history, then an instruction; `continue`: raw continuation of the user's turn; auto = registry."""
     personas: Path | None = None
     """YAML list of {name, style}; none = the shipped 32."""
 
@@ -58,8 +58,6 @@ class User(Speaker):
 class Opener(Speaker):
     """The model that makes lists (subtopics, questions, instructions) and expands instructions."""
 
-    temperature: float | None = Field(default=1.0, ge=0, le=5)
-    """Sampling temperature; high, for variety."""
     list_retries: int = Field(default=2, ge=0)
     """How often a list that came back short is asked for again before it is taken as it is."""
     per_request: int | None = Field(default=None, ge=1, le=100)

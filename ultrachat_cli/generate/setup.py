@@ -11,14 +11,15 @@ import orjson
 
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.errors import ConfigError
-from ultrachat_cli.generate import pieces, shipped
-from ultrachat_cli.generate.converse import Cast, limit_of
+from ultrachat_cli.generate import pieces, shipped, speaking
+from ultrachat_cli.generate.converse import Cast
 from ultrachat_cli.generate.lists import ListMaker
 from ultrachat_cli.generate.plan import Lane
 from ultrachat_cli.generate.prompts import Prompts
 from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.sectors import materials, world, writing
 from ultrachat_cli.generate.settings import GenerateConfig, Sector, Speaker
+from ultrachat_cli.models import formats
 from ultrachat_cli.records.jsonl import OnBad
 from ultrachat_cli.records.manifest import fingerprint
 
@@ -113,9 +114,7 @@ def endpoint(config: GenerateConfig, speaker: Speaker) -> Endpoint:
 
 
 def _check_user(config: GenerateConfig, user: ChatModel) -> None:
-    from ultrachat_cli.models import formats
-
-    if config.user.strategy == "continue" and user.spec.format == formats.TOKENIZER:
+    if speaking.strategy(user, config) == "continue" and user.spec.format == formats.TOKENIZER:
         raise ConfigError(
             f"user.strategy: continue: the chat format of model '{user.spec.name}' is not known here",
             "use user.strategy=instruct, or a model whose registry entry names its format",
@@ -124,8 +123,8 @@ def _check_user(config: GenerateConfig, user: ChatModel) -> None:
 
 def _check_context(config: GenerateConfig, assistant: ChatModel, user: ChatModel) -> None:
     """The shortest dialogue that would be kept must fit, at the longest turns allowed."""
-    answer = limit_of(assistant, config.assistant, "assistant")
-    question = limit_of(user, config.user, "user")
+    answer = speaking.longest(assistant, config.assistant, "assistant")
+    question = speaking.longest(user, config.user, "user")
     opening = config.materials.max_chars // 4 if "materials" in config.sectors else 128
     rounds = min(config.min_rounds, *(config.rounds_of(sector).low for sector in config.sectors))
     needed = opening + rounds * answer + (rounds - 1) * question + 64

@@ -42,6 +42,12 @@ def topics(path: Path | None) -> list[str]:
     return _names(path or DATA / "meta_topics.yaml", "topics")
 
 
+def subtopics() -> dict[str, list[str]]:
+    """Subtopics of the published meta topics, for models that cannot list them."""
+    data: dict[str, list[str]] = yaml_lines.read(DATA / "subtopics.yaml")
+    return data
+
+
 def material_types() -> list[MaterialType]:
     """The 20 types, in their published order."""
     rows = yaml_lines.read(DATA / "material_types.yaml")

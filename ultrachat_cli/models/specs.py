@@ -57,6 +57,8 @@ class ModelSpec(Frozen):
     """Recommended generation settings, as request fields."""
     user_sampling: dict[str, Any] = {}
     """What differs when it plays the user."""
+    list_sampling: dict[str, Any] = {}
+    """What differs when it makes lists."""
     price: Price | None = None
     """US dollars for a million tokens, as published when the entry was written."""
     about: str = ""
@@ -101,10 +103,10 @@ def known() -> dict[str, ModelSpec]:
 
 
 def resolve(name: str, *, base_url: str | None = None) -> ModelSpec:
-    """What `name` means: registry name, .gguf file or its folder, hf:..., openai:..., scripted:..., or with `base_url` a served model."""
+    """What `name` means: registry name, .gguf file or folder, hf:, openai:, scripted:, or with `base_url` any name."""
     if name in known():
         return known()[name]
-    scheme, colon, place = name.partition(":")
+    scheme, _, place = name.partition(":")
     if scheme == "openai" and place:
         return known().get(place) or ModelSpec(name=place, source=name)
     if scheme == "scripted" and place:

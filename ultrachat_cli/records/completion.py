@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer. `finish`: `stop`, `length` or what the server said; token counts as the server billed them; `cost` in dollars."""
+    """One answer. `finish`: `stop`, `length` or what the server said; tokens as the server counts; `cost`: dollars."""
 
     text: str
     finish: str = "stop"

