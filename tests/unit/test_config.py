@@ -92,6 +92,12 @@ def test_one_key_of_a_section_leaves_the_others_alone(load: Loader) -> None:
     assert (loaded.value.world.questions, loaded.value.world.related) == (3, 5)
 
 
+def test_what_was_replaced_has_no_source_any_more(load: Loader) -> None:
+    loaded = load("assistant: {extra: {top_k: 4}}\n", sets=["assistant.extra={min_p: 0.1}"])
+    assert loaded.value.assistant.extra == {"min_p": 0.1}
+    assert "assistant.extra.top_k" not in loaded.sources
+
+
 def test_all_faults_come_at_once_each_with_its_place(load: Loader) -> None:
     text = """\
 limit: many

@@ -70,13 +70,13 @@ def test_openings_of_the_world_come_in_their_proportions() -> None:
     assert (kinds["topic"] + kinds["related"], kinds["meta"], kinds["specific"], kinds["general"]) == (10, 20, 30, 40)
 
 
-@pytest.mark.parametrize(("per_request", "expand", "requests"), [(5, 0.0, 20), (5, 1.0, 20 + 60), (3, 0.0, 20)])
+@pytest.mark.parametrize(("per_request", "expand", "requests"), [(5, 0.0, 20), (5, 1.0, 20 + 40), (2, 0.0, 20)])
 def test_requests_for_openings_are_those_of_the_lists_and_of_what_is_expanded(
     per_request: int, expand: float, requests: int
 ) -> None:
-    """60 openings of 20 types: one list of each type, and one request more for each that is expanded."""
+    """40 openings of 20 types: one list of each type, and one request more for each that is expanded."""
     found = estimate(
-        sector="writing", limit=60, rounds=1, opening={"per_request": per_request}, writing={"expand": expand}
+        sector="writing", limit=40, rounds=1, opening={"per_request": per_request}, writing={"expand": expand}
     )
     assert found.opening_requests == requests
 
@@ -94,19 +94,21 @@ def test_a_plan_that_runs_dry_is_told_as_it_is() -> None:
 
 
 def test_a_large_plan_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = estimate(sector="writing", limit=40, rounds=2)
-    monkeypatch.setattr(estimates, "_SIMULATED", 40)
+    looked = estimate(sector="writing", limit=20, rounds=2)
+    monkeypatch.setattr(estimates, "_SIMULATED", 20)
     found = estimate(sector="writing", limit=20_000, rounds=2)
     assert found.openings["writing"] == 20_000
     assert found.dialogue_requests == 60_000
-    assert found.opening_requests == 500 * looked.opening_requests
-    assert found.prompt_tokens == pytest.approx(500 * looked.prompt_tokens)
+    assert found.opening_requests == 1000 * looked.opening_requests
+    assert found.prompt_tokens == pytest.approx(1000 * looked.prompt_tokens)
 
 
 def test_every_answer_is_read_again_in_the_rounds_after_it() -> None:
     one, two, three = (estimate(sector="materials", limit=5, rounds=n) for n in (1, 2, 3))
     assert two.completion_tokens - one.completion_tokens == three.completion_tokens - two.completion_tokens
-    assert three.prompt_tokens - two.prompt_tokens > two.prompt_tokens - one.prompt_tokens > 0
+    second, third = two.prompt_tokens - one.prompt_tokens, three.prompt_tokens - two.prompt_tokens
+    assert second > 0
+    assert third - second == 5 * 2 * (estimates.ANSWER + estimates.QUESTION)
     assert two.completion_tokens - one.completion_tokens == 5 * (estimates.ANSWER + estimates.QUESTION)
 
 

@@ -114,9 +114,9 @@ def _edited(text: str, draw: random.Random) -> str:
 def test_planted_near_duplicates_are_found_and_nothing_else(index: OpeningIndex) -> None:
     draw = random.Random(11)
     pairs: list[tuple[str, str]] = []
-    for text in _questions(2000, draw):
+    for text in _questions(3000, draw):
         edited = _edited(text, draw)
-        if jaccard(shingles(text), shingles(edited)) >= 0.75 and len(pairs) < 300:
+        if 0.75 <= jaccard(shingles(text), shingles(edited)) < 0.82 and len(pairs) < 300:
             pairs.append((text, edited))
     assert len(pairs) == 300
     originals = verdicts(index, [text for text, _ in pairs], "world")
@@ -126,11 +126,11 @@ def test_planted_near_duplicates_are_found_and_nothing_else(index: OpeningIndex)
         return [await index.novel("world", f"planted {n}", edited) for n, (_, edited) in enumerate(pairs)]
 
     missed = sum(asyncio.run(plant()))
-    assert missed <= 9  # recall 0.97
+    assert missed <= 3  # recall 0.99, where the pairs are hardest to find
 
 
 def test_clearly_different_questions_are_all_kept(index: OpeningIndex) -> None:
-    questions = _questions(1500, random.Random(12))
+    questions = _questions(800, random.Random(12))
     assert all(verdicts(index, questions))
 
 

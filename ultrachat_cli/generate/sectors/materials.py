@@ -17,6 +17,7 @@ def picks(settings: Materials, pieces: Iterator[Piece], lists: ListMaker, seed: 
     """Block after block of pieces: the first instruction of each piece, then the second of each, and so on."""
     ways = shipped.templates(settings.templates)
     while block := list(islice(pieces, settings.breadth)):
+        random.Random(f"{seed}/materials/{block[0].number}").shuffle(block)  # files are often sorted by kind
         lanes = [Lane(_lane(settings, piece, lists, seed, ways)) for piece in block]
         for _ in range(settings.instructions):
             yield from lanes

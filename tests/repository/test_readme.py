@@ -1,0 +1,71 @@
+"""The README's commands are run; what it says of files and options is true."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.openai_server import Options, running
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+COMMANDS = sorted(
+    {
+        line.split("  #")[0].strip()
+        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith(("$ ultrachat ", "ultrachat "))
+        for line in [line.removeprefix("$ ")]
+    }
+)
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_command_runs(command: str, tmp_path: Path) -> None:
+    """Every command, as written, but for what a test cannot have: paid endpoints, many dialogues, a big model."""
+    (tmp_path / "my-texts").mkdir()
+    text = "Rivers shape the valleys they run through. " * 20
+    (tmp_path / "my-texts" / "a.txt").write_text(text)
+    (tmp_path / "c4.jsonl").write_text(json.dumps({"text": text, "url": "https://example.org/blog/rivers"}) + "\n")
+    (tmp_path / "my.yaml").write_text("limit: 2\n")
+    arguments = shlex.split(command)[1:]
+    with running(Options(models="test-model,gpt-4o-mini,my-model")) as server:
+        if arguments[0] == "generate" and "--dry-run" not in arguments:
+            arguments = _small(arguments, server.url)
+        done = subprocess.run(
+            [str(BIN / "ultrachat"), *arguments],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+            env={"PATH": str(BIN) + ":/usr/bin:/bin", "HOME": str(Path.home()), "OPENAI_API_KEY": "test-key"},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def _small(arguments: list[str], url: str) -> list[str]:
+    """The same command against the local server, two dialogues long."""
+    kept = [*arguments]
+    if "--base-url" in kept:
+        kept[kept.index("--base-url") + 1] = url
+    else:
+        kept += ["--base-url", url]
+    if not any(flag in kept for flag in ("--model", "-m")):
+        kept += ["--model", "test-model"]
+    return [*kept, "--limit", "2", "--rounds", "2"]
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    known = subprocess.run(
+        [str(BIN / "ultrachat"), "generate", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in set(re.findall(r"`(--[a-z-]+)", README)):
+        if option not in ("--version", "--json", "--install-completion", "--no-deps"):
+            assert option in known, option
