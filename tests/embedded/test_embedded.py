@@ -144,7 +144,7 @@ def test_demo_makes_two_real_dialogues_in_each_sector(tmp_path: Path) -> None:
 
 def test_interrupt_ends_within_two_seconds_and_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [ULTRACHAT, "generate", "--limit", "6", "--rounds", "2", "--concurrency", "4", "--output", str(folder)]
+    command = [ULTRACHAT, "generate", "--limit", "4", "--rounds", "2", "--concurrency", "4", "--output", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = folder / "journal.sqlite-wal"
     deadline = time.monotonic() + 60
@@ -160,5 +160,5 @@ def test_interrupt_ends_within_two_seconds_and_resumes(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["written"] == 6
+    assert report["written"] == 4
     assert report["repeated"] > 0

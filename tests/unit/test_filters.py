@@ -163,7 +163,7 @@ def test_a_bad_assistant_turn_is_named(text: str, reason: str) -> None:
         "I cannot help feeling that autumn is the best season for a walk.",
     ],
 )
-def test_an_answer_about_machines_or_feelings_is_no_refusal(text: str) -> None:
+def test_an_answer_about_engines_or_feelings_is_no_refusal(text: str) -> None:
     assert assistant(text) is None
 
 

@@ -52,7 +52,7 @@ def test_what_was_stored_is_not_asked_again_after_reopening(open_journal: OpenJo
 
 
 @pytest.mark.xfail(strict=True, reason="a journal that was empty when it was opened is never looked into")
-def test_what_was_stored_is_not_asked_again_in_the_same_session(journal: Journal) -> None:
+def test_what_was_stored_is_not_asked_again_while_the_journal_is_open(journal: Journal) -> None:
     call = Caller()
 
     async def twice() -> tuple[Completion, Completion]:

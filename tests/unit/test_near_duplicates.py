@@ -168,18 +168,18 @@ def test_verdicts_survive_reopening(open_journal: OpenJournal) -> None:
     assert verdicts(OpeningIndex(open_journal(), 0.7), texts) == first
 
 
-def test_what_came_in_an_earlier_session_counts(open_journal: OpenJournal) -> None:
+def test_what_came_in_an_earlier_run_counts(open_journal: OpenJournal) -> None:
     _answered(open_journal())
     assert verdicts(OpeningIndex(open_journal(), 0.7), [LONG], "world") == [True]
 
-    async def next_session() -> bool:
+    async def next_run() -> bool:
         return await OpeningIndex(open_journal(), 0.7).novel("world", "new", LONG.upper())
 
-    assert asyncio.run(next_session()) is False
+    assert asyncio.run(next_run()) is False
 
 
 def test_unsaved_verdicts_are_made_again_the_same(open_journal: OpenJournal) -> None:
-    """A killed session lost its last verdicts: the next one, in the same order, comes to the same."""
+    """A killed process lost its last verdicts: the next one, in the same order, comes to the same."""
     texts = _questions(30, random.Random(15))
     texts += texts[:10]
     _answered(open_journal())

@@ -58,7 +58,7 @@ def test_an_endpoint_model_nobody_knows_has_none() -> None:
     assert (spec.name, spec.scheme, spec.place, spec.price) == ("my-own:latest", "openai", "my-own:latest", None)
 
 
-@pytest.mark.xfail(strict=True, reason="openai:NAME gives any registry entry of that name, weights on this machine too")
+@pytest.mark.xfail(strict=True, reason="openai:NAME gives any registry entry of that name, weights of ours too")
 def test_openai_always_means_an_endpoint() -> None:
     assert resolve("openai:smollm2-135m").scheme == "openai"
 
