@@ -426,6 +426,7 @@ class Server:
             return self.refuse(connection, refusal, paid, fault)
         wait = options.delay + (options.jitter and options.jitter * self.waits.random())
         connection.later(wait, self.answer, connection, call, fault)
+        return None
 
     def check_alive(self, fault: str) -> None:
         if fault == "500" or 0 < self.options.fail_after <= self.answered:
@@ -444,7 +445,7 @@ class Server:
     def answer(self, connection: Connection, call: Call, fault: str) -> None:
         """Send the answer or its fault. Only a whole, good answer counts as answered, and as seen."""
         if 0 < self.options.die_after <= self.answered:
-            return  # about to exit: the client sees its connection break
+            return None  # about to exit: the client sees its connection break
         try:
             self.check_alive(fault)  # again: the limit may have been reached during the delay
         except Refusal as refusal:
@@ -465,6 +466,7 @@ class Server:
             self.repeats += self.seen[call.key] > 1
         if self.answered == self.options.die_after and not fault:
             asyncio.get_running_loop().call_later(0.01, os._exit, 1)  # once the last answer is written
+        return None
 
     def listing(self) -> list[dict[str, Any]]:
         return [{"hash": f"{key:016x}", "count": count} for key, count in self.seen.items()]
@@ -477,9 +479,7 @@ class Server:
 async def serve(options: Options) -> Server:
     """Start a server in the running loop (do not use `die_after` so: it ends the whole process)."""
     server, loop = Server(options), asyncio.get_running_loop()
-    server.listener = await loop.create_server(
-        lambda: Connection(server), "127.0.0.1", options.port, backlog=4096
-    )
+    server.listener = await loop.create_server(lambda: Connection(server), "127.0.0.1", options.port, backlog=4096)
     server.url = f"http://127.0.0.1:{server.listener.sockets[0].getsockname()[1]}/v1"
     return server
 

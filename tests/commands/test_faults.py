@@ -48,9 +48,6 @@ def test_all_faults_at_once(ultrachat: Ultrachat, server: Serve, steady: Running
     assert (report["failed"], report["stopped"]) == ({}, "")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="failed requests are counted in the session that made them, and forgotten by the next"
-)
 def test_the_report_counts_the_answers_of_all_sessions(ultrachat: Ultrachat, server: Serve) -> None:
     """Requests of earlier sessions are part of the figures; those that failed too, or never."""
     faulty = server(p500=0.2, seed=1)

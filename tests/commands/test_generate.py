@@ -95,9 +95,6 @@ def test_openings_are_spread(ultrachat: Ultrachat, steady: Running) -> None:
     assert set(types.values()) == {2}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Journal.once looks nothing up in a first session: lists that lanes share are paid for again"
-)
 def test_nothing_is_asked_twice_in_one_session(ultrachat: Ultrachat, steady: Running) -> None:
     """The three kinds of entity openings begin with the same list of meta questions."""
     assert ultrachat(*served(steady, "-n", "120", "--rounds", "1")).code == 0
@@ -179,9 +176,6 @@ def test_a_format_can_be_asked_for_later_at_no_cost(ultrachat: Ultrachat, steady
     assert steady.stats()["requests"] == asked
 
 
-@pytest.mark.xfail(
-    strict=True, reason="export.check is never called: the missing package is found after the run is paid for"
-)
 def test_parquet_without_pyarrow_is_refused_before_the_run(ultrachat: Ultrachat, steady: Running) -> None:
     broken = ultrachat.folder / "no" / "pyarrow"
     broken.mkdir(parents=True)
@@ -316,9 +310,6 @@ def test_models_of_their_own_on_two_servers(ultrachat: Ultrachat, web: Callable[
 
 
 @pytest.mark.parametrize("option", ["--user-model", "--opening-model"])
-@pytest.mark.xfail(
-    strict=True, reason="a role's own model does not inherit --base-url, and --opening-base-url is no flag"
-)
 def test_another_model_of_the_same_server(ultrachat: Ultrachat, steady: Running, option: str) -> None:
     result = ultrachat(*served(steady, "-n", "3", option, "other-model"))
     assert result.code == 0, result
@@ -349,9 +340,6 @@ def test_a_server_without_schemas(ultrachat: Ultrachat, server: Serve) -> None:
     assert len(ids(ultrachat.folder / "runs/world")) == 3
 
 
-@pytest.mark.xfail(
-    strict=True, reason="list requests in flight while the first schema is refused fail, and the run with them"
-)
 def test_a_server_without_schemas_asked_many_at_once(ultrachat: Ultrachat, server: Serve) -> None:
     plain = server(no_schema=True, delay=0.02)
     result = ultrachat(*served(plain, "-n", "10"))

@@ -59,9 +59,6 @@ def test_kill_9_at_any_moment(ultrachat: Ultrachat, server: Serve, sector: str, 
     assert slow.stats()["requests"] == asked, "a finished run asks nothing"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="dialogues.jsonl is there before the manifest: the folder is refused from then on"
-)
 def test_kill_9_before_the_first_request(ultrachat: Ultrachat, web: Callable[[Answer], Web], steady: Running) -> None:
     def slow(asked: Asked) -> tuple[int, Any, bytes]:
         time.sleep(3)
@@ -110,9 +107,6 @@ def test_a_torn_line_of_the_rejected(ultrachat: Ultrachat, steady: Running) -> N
     assert path.read_bytes() == before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="with an empty journal RunFolder.outcome() forgets what is written: every line twice"
-)
 def test_a_run_without_its_journal_writes_nothing_twice(ultrachat: Ultrachat, steady: Running) -> None:
     """The journal is the largest file: somebody will delete it."""
     ultrachat(*made_by(steady, "-n", "6"))

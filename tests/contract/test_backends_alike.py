@@ -86,10 +86,7 @@ def test_a_schema_gives_json(opened: Open) -> None:
     assert orjson.loads(answer.text) == {"items": RIVERS}
 
 
-def test_a_stream_is_the_answer_in_pieces(opened: Open, request: pytest.FixtureRequest) -> None:
-    if "scripted" in request.node.name:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the scripted stream ends in a space"))
-
+def test_a_stream_is_the_answer_in_pieces(opened: Open) -> None:
     async def both(backend: Backend) -> tuple[list[str], str]:
         pieces = [piece async for piece in backend.stream(ask("Why is the sky blue?"), SAMPLING)]
         return pieces, (await backend.complete(ask("Why is the sky blue?"), SAMPLING)).text

@@ -148,7 +148,6 @@ def test_one_unknown_price_makes_the_cost_unknown(role: str) -> None:
     assert ("cost", "unknown price") in found.rows()
 
 
-@pytest.mark.xfail(strict=True, reason="a registry model keeps the source of its weights behind a base URL")
 def test_the_price_of_a_registry_model_served_elsewhere_is_unknown() -> None:
     assert estimate(limit=5, assistant={"model": "qwen3-8b", "base_url": "http://host/v1"}).cost is None
 

@@ -51,7 +51,6 @@ def test_what_was_stored_is_not_asked_again_after_reopening(open_journal: OpenJo
     assert (call.calls, journal.repeated) == (1, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="a journal that was empty when it was opened is never looked into")
 def test_what_was_stored_is_not_asked_again_while_the_journal_is_open(journal: Journal) -> None:
     call = Caller()
 
@@ -167,7 +166,6 @@ def test_one_who_gives_up_waiting_leaves_the_others_their_answer(journal: Journa
     assert (answer.text, cancelled, call.calls) == ("1", True, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="cancelling the first caller cancels the call that the others wait for")
 def test_the_first_who_gives_up_leaves_the_others_their_answer(journal: Journal) -> None:
     call = Caller(seconds=0.05)
 

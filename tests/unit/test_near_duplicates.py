@@ -194,7 +194,6 @@ def test_unsaved_verdicts_are_made_again_the_same(open_journal: OpenJournal) -> 
     assert verdicts(OpeningIndex(open_journal(), 0.7), texts) == first
 
 
-@pytest.mark.xfail(strict=True, reason="verdicts are looked up only in a journal that held answers when it was opened")
 def test_an_opening_is_no_duplicate_of_itself(index: OpeningIndex) -> None:
     async def twice() -> list[bool]:
         return [await index.novel("world", "the same", LONG) for _ in range(2)]

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ultrachat_cli.backends import base, llamacpp
 from ultrachat_cli.backends.base import Backend, Prompt, Sampling
@@ -46,6 +47,8 @@ class ChatModel:
     price: Price | None
     context: int
     url: str
+    served: bool = False
+    """Whether somebody else runs it, perhaps for money."""
 
     async def ask(
         self, key: str, prompt: Prompt, sampling: Sampling, *, schema: Mapping[str, Any] | None = None
@@ -103,22 +106,23 @@ class ChatModels:
                 self._opened[key] = await self._served(spec, endpoint)
         return self._opened[key]
 
-    def _model(self, spec: ModelSpec, backend: Backend, url: str, *, slots: int | None = None) -> ChatModel:
+    def _model(
+        self, spec: ModelSpec, backend: Backend, url: str, *, slots: int | None = None, served: bool = False
+    ) -> ChatModel:
         limiter = self._limiters.get(url)
         if limiter is None:
             limiter = self._limiters[url] = Limiter(self.settings, self.usage, self.budget, slots=slots)
         price = self._prices.get(spec.name) or spec.price
-        if self.settings.max_cost is not None and price is None and spec.scheme == "openai":
+        if self.settings.max_cost is not None and price is None and served:
             raise ConfigError(
                 f"--max-cost: no price is known for model '{spec.name}'",
                 f"give it in dollars for a million tokens: --set 'prices.{spec.name}={{input: 1, output: 2}}'",
             )
-        return ChatModel(spec, backend, limiter, self._journal, price, spec.context, url)
+        return ChatModel(spec, backend, limiter, self._journal, price if served else None, spec.context, url, served)
 
     async def _served(self, spec: ModelSpec, endpoint: Endpoint) -> ChatModel:
         url = endpoint.base_url or OPENAI
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"base URL '{url}' must begin with http:// or https://")
+        check_url(url)
         variable = endpoint.api_key_env or ("OPENAI_API_KEY" if url == OPENAI else "")
         api_key = self._environ.get(variable) if variable else None
         if variable and not api_key:
@@ -133,7 +137,7 @@ class ChatModels:
             if served and name not in served:
                 listed = ", ".join(served[:12]) + (", ..." if len(served) > 12 else "")
                 raise ConfigError(f"model '{name}' is not served at {backend.shown_url}", f"it serves: {listed}")
-            return self._model(spec, backend, without_secrets(url))
+            return self._model(spec, backend, without_secrets(url), served=True)
         except BaseException:
             await backend.close()
             raise
@@ -174,6 +178,17 @@ class ChatModels:
             server.close()
 
 
+def check_url(url: str) -> None:
+    """`ConfigError` for a base URL that is none."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError("the base URL is malformed", "write it like http://127.0.0.1:8000/v1")
+
+
 def unpriced(models: list[ChatModel]) -> list[str]:
     """Names of models whose price is unknown although they are served by somebody."""
-    return sorted({m.spec.name for m in models if m.price is None and m.spec.scheme == "openai"})
+    return sorted({m.spec.name for m in models if m.price is None and m.served})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import Field
 
+from ultrachat_cli.backends.base import estimate_tokens
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.errors import BackendError, BudgetSpent, CircuitOpen
 from ultrachat_cli.models.specs import Price
@@ -144,6 +145,13 @@ class Bucket:
         self._at += amount / self._rate
 
 
+def _counted(answer: Completion, prompt: int) -> Completion:
+    """With estimated tokens where the server reports none: nothing paid for counts as free."""
+    if answer.prompt_tokens or answer.completion_tokens:
+        return answer
+    return replace(answer, prompt_tokens=prompt, completion_tokens=estimate_tokens(answer.text))
+
+
 class Limiter:
     """Guards one endpoint. `run` is the only way a request goes out."""
 
@@ -187,7 +195,7 @@ class Limiter:
             self.usage.in_flight += 1
             self.usage.requests += 1
             try:
-                answer = await call()
+                answer = _counted(await call(), prompt)
                 actual = price.cost(answer.prompt_tokens, answer.completion_tokens) if price else 0.0
             finally:
                 self.usage.in_flight -= 1

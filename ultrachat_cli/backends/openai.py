@@ -30,6 +30,7 @@ class OpenAIBackend:
         self.url = base_url.rstrip("/")
         self.shown_url = without_secrets(self.url)
         self.model = model
+        self._api_key = api_key
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -52,7 +53,8 @@ class OpenAIBackend:
         """One answer: a string goes to /completions, messages to /chat/completions."""
         raw = isinstance(prompt, str)
         body = {"model": self.model, "prompt" if raw else "messages": prompt, **sampling.body()}
-        if schema is not None and self.structured:
+        asks_schema = schema is not None and self.structured
+        if asks_schema:
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": schema},
@@ -62,17 +64,11 @@ class OpenAIBackend:
             async with self._open().post(self.url + path, data=orjson.dumps(body)) as response:
                 answer = await response.read()
                 status, headers = response.status, response.headers
-        except TimeoutError as error:
-            raise BackendError(
-                f"{self.shown_url}: no answer within {self._timeout.total:g} s",
-                "raise limits.timeout or lower --concurrency",
-                retryable=True,
-            ) from error
-        except aiohttp.ClientError as error:
+        except (TimeoutError, aiohttp.ClientError) as error:
             raise self._unreachable(error) from error
         if status != 200:
             problem = self._refused(status, headers.get("Retry-After"), answer)
-            if schema is not None and self.structured and status in (400, 422) and _about_schema(answer):
+            if asks_schema and status in (400, 422) and _about_schema(answer):
                 self.structured = False
                 return await self.complete(prompt, sampling)
             raise problem
@@ -95,7 +91,7 @@ class OpenAIBackend:
                 str(data.get("model") or self.model),
             )
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            begins = answer[:80].decode(errors="replace")
+            begins = self._without_key(answer[:80].decode(errors="replace"))
             raise BackendError(
                 f"{self.shown_url}: not a chat completion: {begins!r}",
                 "is this the base URL of an OpenAI-compatible server (it usually ends in /v1)?",
@@ -103,23 +99,34 @@ class OpenAIBackend:
             ) from error
 
     async def stream(self, messages: Messages, sampling: Sampling) -> AsyncIterator[str]:
-        """The answer piece by piece (server-sent events)."""
+        """The answer piece by piece (server-sent events); `BackendError` where it ends before its end."""
         body = {"model": self.model, "messages": messages, "stream": True, **sampling.body()}
         try:
             async with self._open().post(self.url + "/chat/completions", data=orjson.dumps(body)) as response:
                 if response.status != 200:
-                    raise self._refused(response.status, None, await response.read())
+                    answer = await response.read()
+                    raise self._refused(response.status, response.headers.get("Retry-After"), answer)
                 async for line in response.content:
                     if not line.startswith(b"data:"):
                         continue
                     event = line[5:].strip()
                     if event == b"[DONE]":
                         return
-                    choices = orjson.loads(event).get("choices") or [{}]
-                    if piece := choices[0].get("delta", {}).get("content"):
+                    if piece := self._piece(event):
                         yield piece
-        except (TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError) as error:
+        except (TimeoutError, aiohttp.ClientError) as error:
             raise self._unreachable(error) from error
+        raise BackendError(f"{self.shown_url}: the answer broke off", retryable=True)
+
+    def _piece(self, event: bytes) -> str:
+        try:
+            data = orjson.loads(event)
+            if "error" in data:
+                raise BackendError(f"{self.shown_url}: {self._without_key(_error_of(event)[0])}", retryable=True)
+            choices = data.get("choices") or [{}]
+            return choices[0].get("delta", {}).get("content") or ""
+        except (orjson.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
+            raise BackendError(f"{self.shown_url}: not an event of a chat completion", retryable=True) from error
 
     async def models(self) -> list[str] | None:
         """Names from /models, None when the server has no such list; `BackendError` when it cannot be reached."""
@@ -143,15 +150,20 @@ class OpenAIBackend:
             self._session = None
 
     def _unreachable(self, error: BaseException) -> BackendError:
-        reason = str(error) or type(error).__name__
-        return BackendError(
-            f"{self.shown_url}: cannot be reached: {reason}",
-            "is the server running, and is --base-url right?",
-            retryable=True,
-        )
+        if isinstance(error, TimeoutError):
+            message = f"{self.shown_url}: no answer within {self._timeout.total:g} s"
+            return BackendError(message, "raise limits.timeout or lower --concurrency", retryable=True)
+        reason = self._without_key(str(error) or type(error).__name__)
+        hint = "is the server running, and is --base-url right?"
+        return BackendError(f"{self.shown_url}: cannot be reached: {reason}", hint, retryable=True)
+
+    def _without_key(self, text: str) -> str:
+        """Servers like to repeat what they were sent."""
+        return text.replace(self._api_key, "***") if self._api_key else text
 
     def _refused(self, status: int, retry_after: str | None, answer: bytes) -> BackendError:
         message, code = _error_of(answer)
+        message = self._without_key(message)
         missing_model = status == 404 and ("model" in message.lower() or code == "model_not_found")
         hint = ""
         if status in (401, 403):

@@ -104,8 +104,9 @@ class ScriptedBackend:
 
     async def stream(self, messages: Messages, sampling: Sampling) -> AsyncIterator[str]:
         """The answer word by word."""
-        for word in self._answer(messages, sampling, None)[0].split(" "):
-            yield word + " "
+        words = self._answer(messages, sampling, None)[0].split(" ")
+        for n, word in enumerate(words):
+            yield f" {word}" if n else word
 
     async def models(self) -> list[str] | None:
         """Nothing is served."""

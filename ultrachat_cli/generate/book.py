@@ -15,28 +15,20 @@ from ultrachat_cli.records import manifest
 
 
 class Book:
-    """Adds this session to those before. `spent`: (requests, tokens in, tokens out, dollars) of earlier sessions."""
+    """Adds this session to those before: requests, tokens and cost are of the whole run, as the journal has them."""
 
-    def __init__(
-        self,
-        loaded: Loaded[GenerateConfig],
-        folder: RunFolder,
-        stage: Stage,
-        counts: Counts,
-        spent: tuple[int, int, int, float],
-    ) -> None:
-        self._loaded, self._folder, self._stage, self._counts, self._spent = loaded, folder, stage, counts, spent
+    def __init__(self, loaded: Loaded[GenerateConfig], folder: RunFolder, stage: Stage, counts: Counts) -> None:
+        self._loaded, self._folder, self._stage, self._counts = loaded, folder, stage, counts
         self._earlier = folder.manifest.get("sessions", [])
         self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
     def _totals(self) -> dict[str, int | float]:
-        """Of the whole run, earlier sessions included."""
-        usage, (requests, prompt, completion, dollars) = self._counts.usage, self._spent
+        requests, prompt, completion, dollars = self._folder.journal.totals()
         return {
-            "requests": requests + usage.requests,
-            "prompt_tokens": prompt + usage.prompt_tokens,
-            "completion_tokens": completion + usage.completion_tokens,
-            "cost": round(dollars + usage.cost, 6),
+            "requests": requests,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "cost": round(dollars, 6),
         }
 
     def save(self, state: str) -> None:
@@ -49,8 +41,6 @@ class Book:
             "requests": counts.usage.requests,
         }
         self._folder.save_manifest(
-            kind="generate",
-            identity=self._stage.parts.identity,
             config=_without_credentials(self._loaded.value),
             config_sources=self._loaded.sources,
             versions=manifest.versions(),

@@ -160,7 +160,7 @@ def _add(
         price = config.prices.get(specs[role].name) or specs[role].price
         if price is not None and result.cost is not None:
             result.cost += price.cost(prompt, completion)
-        elif specs[role].scheme == "openai":
+        elif specs[role].scheme == "openai" or setup.endpoint(config, getattr(config, role)).base_url:
             result.cost = None
 
 

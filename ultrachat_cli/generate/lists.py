@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import orjson
@@ -86,7 +86,7 @@ class ListMaker:
         return sampling(fields, settings, zlib.crc32(f"{self._seed}/{key}".encode()))
 
 
-def schema(count: int, patterns: list[str]) -> dict[str, Any]:
+def schema(count: int, patterns: Sequence[str] = ()) -> dict[str, Any]:
     """JSON schema of an object with `items`: exactly `count` texts, each of its pattern where there are patterns."""
     items: dict[str, Any] = {"type": "array", "minItems": count, "maxItems": count}
     if len(set(patterns)) > 1:

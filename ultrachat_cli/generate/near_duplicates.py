@@ -36,10 +36,11 @@ class OpeningIndex:
 
     async def novel(self, scope: str, identity: str, text: str) -> bool:
         """Whether nothing near `text` came before in `scope`; asked in plan order, remembered by id."""
-        if not self._journal.fresh:
-            row = self._journal.reader.execute("SELECT novel FROM openings WHERE id = ?", (identity,)).fetchone()
-            if row is not None:
-                return bool(row[0])
+        if (known := self._unsaved.get(identity)) is not None:
+            return known[0]
+        row = self._journal.reader.execute("SELECT novel FROM openings WHERE id = ?", (identity,)).fetchone()
+        if row is not None:
+            return bool(row[0])
         grams = shingles(text)
         bands = band_keys(grams, zlib.crc32(scope.encode()))
         is_novel = all(jaccard(grams, other) < self._threshold for other in self._candidates(bands))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ class Opening:
     path: tuple[str, ...]
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
+    likeness: str = ""
+    """What near duplicates are looked for in, where that is not the text itself."""
     expand: Callable[[str], Awaitable[str]] | None = None
     """Asked with the id when the dialogue starts: gives the final text in place of `text`."""
 
@@ -81,7 +83,7 @@ def weighted(streams: Sequence[tuple[float, Iterator[Lane]]]) -> Iterator[Lane]:
                 yield lane
 
 
-async def ordered(picks: Iterator[Lane], ahead: Callable[[], int]) -> AsyncIterator[Opening]:
+async def ordered(picks: Iterator[Lane], ahead: Callable[[], int]) -> AsyncGenerator[Opening]:
     """Openings in the order of the picks, with up to `ahead()` pulls under way."""
     pulls: deque[asyncio.Task[Opening | None]] = deque()
     more = True
@@ -99,6 +101,9 @@ async def ordered(picks: Iterator[Lane], ahead: Callable[[], int]) -> AsyncItera
             if opening is not None:
                 yield opening
     finally:
-        for pull in pulls:
-            pull.cancel()
+        # What is paid for is worth waiting for, unless somebody pressed Ctrl-C.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            for pull in pulls:
+                pull.cancel()
         await asyncio.gather(*pulls, return_exceptions=True)

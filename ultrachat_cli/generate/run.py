@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from ultrachat_cli.backends import chat_model
@@ -55,15 +56,14 @@ async def run(
     try:
         for name, torn in folder.repaired.items():
             say(f"{config.folder / name}: cut a torn last line of {torn} bytes; its dialogue is made again")
-        spent = folder.journal.totals()
         models = ChatModels(
-            config.limits, folder.journal, environ, prices=config.prices, spent=spent[3],
+            config.limits, folder.journal, environ, prices=config.prices, spent=folder.journal.totals()[3],
             embedded_context=config.embedded_context, say=say,
         )  # fmt: skip
         counts.usage = models.usage
         try:
             generation = await _Generation.open(loaded, parts, folder, models, counts, say)
-            return await generation.run(spent)
+            return await generation.run()
         finally:
             await models.close()
     finally:
@@ -102,7 +102,7 @@ class _Generation:
             say(f"no price known for {', '.join(unpriced)}: tokens are counted, cost is not")
         return cls(loaded, stage, folder, models, counts, say)
 
-    async def run(self, spent: tuple[int, int, int, float]) -> Report:
+    async def run(self) -> Report:
         """All sectors at once, sharing the slots; then the manifest and, if asked for, another format."""
         config, counts = self._config, self._counts
         counts.planned = config.limit
@@ -110,7 +110,7 @@ class _Generation:
         counts.resumed = counts.written + counts.rejected.total()
         if counts.resumed:
             self._say(f"resuming {self._folder.folder}: {counts.written} of {config.limit} dialogues are there")
-        book = Book(self._loaded, self._folder, self._stage, counts, spent)
+        book = Book(self._loaded, self._folder, self._stage, counts)
         book.save("running")
         counts.state = "running"
         state = "interrupted"
@@ -134,12 +134,24 @@ class _Generation:
         return book.report(files, self._stop.message if self._stop else "")
 
     async def _produce(self, sector: Sector, quota: _Quota) -> None:
-        """Start dialogues of one sector, in plan order, whenever a slot is idle and a place is free."""
-        slots = self._stage.cast.assistant.limiter.slots
+        """Start dialogues of one sector, in plan order; what stops one sector stops the run."""
         ahead = 2 * self._models.parallel
-        async for opening in ordered(self._stage.picks(sector), lambda: min(quota.free, ahead)):
+        openings = ordered(self._stage.picks(sector), lambda: min(quota.free, ahead))
+        try:
+            async with aclosing(openings):
+                await self._start_all(sector, openings, quota)
+        except (CircuitOpen, BudgetSpent) as error:
+            self._halt(error)
+        await self._vacancy(lambda: not quota.under_way)
+        if quota.free > 0 and self._stop is None:
+            self._say(f"the {sector} plan holds no more openings: {quota.kept} dialogues instead of {quota.wanted}")
+
+    async def _start_all(self, sector: Sector, openings: AsyncIterator[Opening], quota: _Quota) -> None:
+        """Start a dialogue whenever a slot is idle and a place is free, until no place is left to fill."""
+        slots = self._stage.cast.assistant.limiter.slots
+        async for opening in openings:
             identity = opening.id(self._config.seed)
-            if not await self._index.novel(sector, identity, opening.text):
+            if not await self._index.novel(sector, identity, opening.likeness or opening.text):
                 self._counts.duplicates += 1
                 continue
             outcome = self._folder.outcome(identity)
@@ -155,10 +167,11 @@ class _Generation:
             self._check_rejections(sector, quota)
             if self._stop is not None or quota.free <= 0:
                 return
-        while quota.under_way:
-            await self._vacancy(lambda: not quota.under_way)
-        if quota.free > 0 and self._stop is None:
-            self._say(f"the {sector} plan holds no more openings: {quota.kept} dialogues instead of {quota.wanted}")
+
+    def _halt(self, error: UltraError) -> None:
+        """Start nothing more; the first reason is the one to report."""
+        self._stop = self._stop or error
+        self._ended.set()
 
     async def _vacancy(self, condition: Callable[[], bool]) -> None:
         """Wait, dialogue by dialogue, until the condition holds or the run stops."""
@@ -186,12 +199,12 @@ class _Generation:
         try:
             self._settle(await converse(opening, self._stage.cast, self._config), quota)
         except (CircuitOpen, BudgetSpent) as error:
-            self._stop = self._stop or error
+            self._halt(error)
         except BackendError as error:
             quota.failed += 1
             self._counts.failed[error.message] += 1
         except UltraError as error:  # the disk: nothing can be kept any more
-            self._stop = error
+            self._halt(error)
         finally:
             quota.under_way -= 1
             self._counts.in_dialogue -= 1
@@ -217,8 +230,9 @@ class _Generation:
     def _check_rejections(self, sector: str, quota: _Quota) -> None:
         if quota.rejected > self._config.filters.give_up * quota.wanted + 20 and self._stop is None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self._counts.rejected.most_common(4))
-            self._stop = UltraError(
-                f"{sector}: {quota.rejected} dialogues rejected for {quota.kept} kept ({reasons})",
-                f"look into {self._folder.folder / REJECTED}; loosen 'filters', or use a more capable model",
+            self._halt(
+                UltraError(
+                    f"{sector}: {quota.rejected} dialogues rejected for {quota.kept} kept ({reasons})",
+                    f"look into {self._folder.folder / REJECTED}; loosen 'filters', or use a more capable model",
+                )
             )
-            self._ended.set()

@@ -39,14 +39,13 @@ class RunFolder:
         self._lock = FolderLock(folder)
         try:
             self.manifest = manifest.read(folder) or {}
-            if self.manifest:
-                changed = manifest.differences(self.manifest.get("identity", {}), identity)
-                if changed:
-                    raise ConfigError(
-                        [f"{folder} holds a run with other settings:", *(f"  {line}" for line in changed)],
-                        "use another --output, the old settings, or --restart (the old run is set aside, not deleted)",
-                    )
-            elif (folder / DIALOGUES).exists():
+            changed = manifest.differences(self.manifest.get("identity", {}), identity)
+            if self.manifest and changed and self._begun():
+                raise ConfigError(
+                    [f"{folder} holds a run with other settings:", *(f"  {line}" for line in changed)],
+                    "use another --output, the old settings, or --restart (the old run is set aside, not deleted)",
+                )
+            if not self.manifest and _size(folder / DIALOGUES):
                 raise ConfigError(
                     f"{folder} holds a {DIALOGUES} but no manifest: not a run of ours", "use another --output"
                 )
@@ -54,12 +53,25 @@ class RunFolder:
             self._files = {name: jsonl.Appender(folder / name) for name in (DIALOGUES, REJECTED)}
             self.repaired = {name: file.cut for name, file in self._files.items() if file.cut}
             self._reconcile()
+            self.save_manifest(kind="generate", identity=identity)
         except BaseException:
             self._lock.release()
             raise
         self._pending: list[tuple[str, str, str, bytes]] = []
         self._writing: asyncio.Task[None] | None = None
         self.error: UltraError | None = None
+
+    def _begun(self) -> bool:
+        """Whether anything was answered or written here: an attempt that never started binds nobody."""
+        if _size(self.folder / DIALOGUES) or _size(self.folder / REJECTED):
+            return True
+        if not (self.folder / JOURNAL).exists():
+            return False
+        journal = Journal(self.folder / JOURNAL, _SCHEMA)
+        try:
+            return journal.totals()[0] > 0
+        finally:
+            journal.close()
 
     def _reconcile(self) -> None:
         """Enter the lines that a killed process wrote but did not live to note; read again what shrank."""
@@ -85,8 +97,6 @@ class RunFolder:
 
     def outcome(self, identity: str) -> str | None:
         """What became of a dialogue in an earlier session, if it was settled."""
-        if self.journal.fresh:
-            return None
         row = self.journal.reader.execute("SELECT outcome FROM settled WHERE id = ?", (identity,)).fetchone()
         return row[0] if row else None
 
@@ -145,6 +155,10 @@ class RunFolder:
         for file in self._files.values():
             file.close()
         self._lock.release()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def set_aside(folder: Path) -> Path | None:

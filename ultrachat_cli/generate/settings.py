@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ultrachat_cli.backends.limits import LimitSettings
 from ultrachat_cli.config import Frozen, Range, Span
@@ -23,7 +23,7 @@ class Speaker(Frozen):
     """Registry name, .gguf file, hf:org/name/file.gguf, openai:NAME, scripted:FILE; none = the assistant's."""
     base_url: str | None = None
     """URL of an OpenAI-compatible server, up to and with /v1."""
-    api_key_env: str | None = None
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Name of the environment variable that holds the key (never the key itself)."""
     temperature: float | None = Field(default=None, ge=0, le=5)
     """Sampling temperature."""
@@ -44,6 +44,13 @@ class Assistant(Speaker):
     """Registry name, .gguf file, hf:org/name/file.gguf, openai:NAME, scripted:FILE."""
     system: str | None = None
     """System prompt of the assistant; none = the registry entry's (usually none at all)."""
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str | None) -> str:
+        if not model:
+            raise ValueError("a model is needed: a registry name, a .gguf file, openai:NAME, ...")
+        return model
 
 
 class User(Speaker):

@@ -11,7 +11,7 @@ import orjson
 
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.errors import ConfigError
-from ultrachat_cli.generate import pieces, shipped, speaking
+from ultrachat_cli.generate import export, pieces, shipped, speaking
 from ultrachat_cli.generate.converse import Cast
 from ultrachat_cli.generate.lists import ListMaker
 from ultrachat_cli.generate.plan import Lane
@@ -19,7 +19,7 @@ from ultrachat_cli.generate.prompts import Prompts
 from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.sectors import materials, world, writing
 from ultrachat_cli.generate.settings import GenerateConfig, Sector, Speaker
-from ultrachat_cli.models import formats
+from ultrachat_cli.models import formats, specs
 from ultrachat_cli.records.jsonl import OnBad
 from ultrachat_cli.records.manifest import fingerprint
 
@@ -37,6 +37,7 @@ class Parts:
 
 def prepare(config: GenerateConfig, on_bad: OnBad) -> Parts:
     """Read and check all files the run depends on; `ConfigError` names what is wrong."""
+    export.check(config.format)
     prompts = Prompts(config.prompts)
     personas = shipped.personas(config.user.personas)
     lists: dict[str, Any] = {"personas": [vars(p) for p in personas]}
@@ -106,11 +107,21 @@ async def stage(config: GenerateConfig, parts: Parts, models: ChatModels, counts
 
 
 def endpoint(config: GenerateConfig, speaker: Speaker) -> Endpoint:
-    """Where a role's model is; a role without a model of its own is played by the assistant's."""
-    own = speaker.model is not None
-    source = speaker if own else config.assistant
-    assert source.model is not None
-    return Endpoint(source.model, speaker.base_url or source.base_url, speaker.api_key_env or source.api_key_env)
+    """Where a role's model is: its own place, or the assistant's unless its name says where to find it."""
+    assistant = config.assistant
+    model = speaker.model or assistant.model or ""
+    inherits = speaker.model is None or not _says_where(model)
+    base_url = speaker.base_url or (assistant.base_url if inherits else None)
+    same_place = base_url == assistant.base_url
+    return Endpoint(model, base_url, speaker.api_key_env or (assistant.api_key_env if same_place else None))
+
+
+def _says_where(model: str) -> bool:
+    """Whether a model's name alone tells where to find it, so that another role's URL is not meant for it."""
+    if model.startswith(("openai:", "scripted:", "hf:")) or model.endswith(".gguf"):
+        return True
+    spec = specs.known().get(model)
+    return spec is not None and (spec.embedded or spec.scheme == "openai")
 
 
 def _check_user(config: GenerateConfig, user: ChatModel) -> None:

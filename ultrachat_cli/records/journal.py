@@ -1,7 +1,7 @@
 """What was paid for is kept before it is used: SQLite, WAL, group commit.
 
-Answers arrive faster than commits: all that arrive while one commit runs go into the next, in one statement (one
-release of the interpreter lock, so a busy event loop cannot starve the writing thread). A killed process loses
+Answers arrive faster than commits: all that arrive while one commit runs go into the next, in one statement, so that
+a busy event loop cannot starve the writing thread of the interpreter lock. A killed process loses
 nothing that `once` returned: a commit in WAL mode is a write that outlives the process.
 """
 
@@ -11,11 +11,10 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-
-import orjson
 
 from ultrachat_cli.errors import UltraError
 from ultrachat_cli.records.completion import Completion
@@ -23,17 +22,25 @@ from ultrachat_cli.records.completion import Completion
 T = TypeVar("T")
 _LINGER = 0.005
 """Seconds in which answers gather before a commit: a twentieth of a fast model's latency, several answers a commit."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers(key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
-"""
-_STORE = """
-INSERT OR REPLACE INTO answers(key, answer)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
-"""
+_FIELDS = "text, finish, prompt_tokens, completion_tokens, model, cost"
+_SCHEMA = f"CREATE TABLE IF NOT EXISTS answers(key TEXT PRIMARY KEY, {_FIELDS});"
+_ROWS = 100  # of one statement
 
 
-def _store(db: sqlite3.Connection, rows: str) -> None:
-    db.execute(_STORE, (rows,))
+def _store(db: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
+    """Few statements of many rows: each statement gives up the interpreter lock once."""
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(part))
+        db.execute(f"INSERT OR REPLACE INTO answers(key, {_FIELDS}) VALUES {values}", [v for row in part for v in row])
+
+
+@dataclass
+class _Running:
+    """A call under way and how many wait for it."""
+
+    task: asyncio.Future[Completion]
+    waiting: int = 0
 
 
 class Journal:
@@ -44,15 +51,14 @@ class Journal:
         self.path = path
         self.repeated = 0
         """Answers served from the store."""
-        self._running: dict[str, asyncio.Future[Completion]] = {}
-        self._pending: list[tuple[str, str, asyncio.Future[None]]] = []
+        self._running: dict[str, _Running] = {}
+        self._pending: list[tuple[str, Completion, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         try:
             self._write = self._connect()
             self._write.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA + schema)
             self.reader = self._connect()
-            self.fresh = self.reader.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is None
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
@@ -62,18 +68,22 @@ class Journal:
     async def once(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
         """The stored answer of `key`, or the answer of `call`, returned only after it is stored.
 
-        Callers that come while the call runs wait for the same answer.
+        Callers that come while the call runs wait for the same answer; it is given up when all of them are cancelled.
         """
-        if not self.fresh and (stored := self.get(key)) is not None:
-            self.repeated += 1
-            return stored
-        if (running := self._running.get(key)) is not None:
-            return await asyncio.shield(running)
-        self._running[key] = running = asyncio.ensure_future(self._ask(key, call))
+        running = self._running.get(key)
+        if running is None:
+            if (stored := self.get(key)) is not None:
+                self.repeated += 1
+                return stored
+            running = self._running[key] = _Running(asyncio.ensure_future(self._ask(key, call)))
+        running.waiting += 1
         try:
-            return await running
+            return await asyncio.shield(running.task)
         finally:
-            del self._running[key]
+            running.waiting -= 1
+            if not running.waiting:
+                running.task.cancel()
+                self._running.pop(key, None)
 
     async def _ask(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
         answer = await call()
@@ -82,14 +92,13 @@ class Journal:
 
     def get(self, key: str) -> Completion | None:
         """The stored answer, if any."""
-        row = self.reader.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        return Completion(*orjson.loads(row[0])) if row else None
+        row = self.reader.execute(f"SELECT {_FIELDS} FROM answers WHERE key = ?", (key,)).fetchone()
+        return Completion(*row) if row else None
 
     async def put(self, key: str, answer: Completion) -> None:
         """Store; returns when the commit that holds it is done."""
         done = asyncio.get_running_loop().create_future()
-        fields = (answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens, answer.model, answer.cost)
-        self._pending.append((key, orjson.dumps(fields).decode(), done))
+        self._pending.append((key, answer, done))
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit())
         await done
@@ -98,7 +107,7 @@ class Journal:
         while self._pending:
             await asyncio.sleep(_LINGER)
             batch, self._pending = self._pending, []
-            rows = orjson.dumps([(key, answer) for key, answer, _ in batch]).decode()
+            rows = [(key, *astuple(answer)) for key, answer, _ in batch]
             try:
                 await self.run(partial(_store, rows=rows))
             except UltraError as error:
@@ -125,8 +134,7 @@ class Journal:
     def totals(self) -> tuple[int, int, int, float]:
         """(requests, prompt tokens, completion tokens, dollars) of everything stored."""
         row = self.reader.execute(
-            "SELECT count(*), total(json_extract(answer, '$[2]')), total(json_extract(answer, '$[3]')),"
-            " total(json_extract(answer, '$[5]')) FROM answers"
+            "SELECT count(*), total(prompt_tokens), total(completion_tokens), total(cost) FROM answers"
         ).fetchone()
         return row[0], int(row[1]), int(row[2]), row[3]
 

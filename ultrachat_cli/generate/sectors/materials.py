@@ -43,5 +43,8 @@ async def _lane(
             "template": template,
             "source": piece.source,
         }
-        yield Opening("materials", (str(piece.number), str(n)), text, meta)
+        # As much of the text as of the instruction: neither alone makes two openings alike.
+        middle = len(piece.text) // 3
+        likeness = f"{instruction} {piece.text[middle : middle + max(40, len(instruction))]}"
+        yield Opening("materials", (str(piece.number), str(n)), text, meta, likeness)
         n += 1

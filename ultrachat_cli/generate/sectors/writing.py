@@ -40,7 +40,7 @@ async def _lane(
             meta = {"type": kind.name, "angle": angle, "expanded": expanded}
             if expanded:
                 meta["instruction"] = text
-            yield Opening("writing", path, text, meta, _expansion(lists, kind, text) if expanded else None)
+            yield Opening("writing", path, text, meta, expand=_expansion(lists, kind, text) if expanded else None)
             n += 1
         if n == 0:
             return

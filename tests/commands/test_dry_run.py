@@ -1,0 +1,123 @@
+"""`--dry-run`: the plan in numbers, from nothing but the settings."""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+import pytest
+
+from tests.commands.helpers import dialogues, refused
+from tests.conftest import Ultrachat
+from tests.openai_server import Running
+
+NOBODY = ("--base-url", "http://127.0.0.1:1/v1", "-m", "test-model")
+
+
+def test_nobody_is_asked_and_nothing_is_made(ultrachat: Ultrachat) -> None:
+    result = ultrachat("generate", "--dry-run", "--json", *NOBODY, "-n", "10", "--rounds", "4", "-o", "run")
+    assert (result.code, result.stderr) == (0, "")
+    plan = result.json
+    assert (plan["folder"], plan["openings"]) == ("run", {"world": 10})
+    assert sum(plan["kinds"].values()) == 10
+    assert plan["dialogue_requests"] == 10 * (4 + 3)
+    assert plan["opening_requests"] > 0
+    assert plan["prompt_tokens"] > plan["completion_tokens"] > 10 * 4 * 200
+    assert plan["cost"] is None, "nobody knows the price of test-model"
+    assert list(ultrachat.folder.iterdir()) == []
+
+
+def test_no_key_is_needed(ultrachat: Ultrachat) -> None:
+    plan = ultrachat("generate", "--dry-run", "--json", "-m", "gpt-4o-mini", "-n", "100").json
+    assert plan["cost"] == pytest.approx(plan["prompt_tokens"] * 0.15e-6 + plan["completion_tokens"] * 0.6e-6, rel=0.01)
+
+
+def test_no_weights_are_needed(ultrachat: Ultrachat) -> None:
+    plan = ultrachat("generate", "--dry-run", "--json", "-n", "5").json
+    assert plan["models"] == dict.fromkeys(("assistant", "user", "opening"), "smollm2-135m")
+    assert plan["cost"] == 0
+
+
+def test_for_people(ultrachat: Ultrachat) -> None:
+    result = ultrachat("generate", "--dry-run", "-s", "all", *NOBODY, "-n", "10")
+    assert result.code == 0
+    for words in ("4 world, 3 writing, 3 materials", "for openings", "in dialogues", "unknown price", "runs/all"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize("sector", ["world", "writing", "materials"])
+def test_the_run_asks_what_the_plan_says(ultrachat: Ultrachat, steady: Running, sector: str) -> None:
+    command = ("generate", "-s", sector, "-n", "25", "-m", "test-model", "--base-url", steady.url, "--json")
+    plan = ultrachat(*command, "--dry-run").json
+    assert steady.stats()["requests"] == 0
+    report = ultrachat(*command).json
+    lines = dialogues(ultrachat.folder / "runs" / sector)
+    turns = sum(line["meta"]["rounds_drawn"] for line in lines)
+    assert plan["openings"] == {sector: 25}
+    assert report["requests"] == pytest.approx(plan["opening_requests"] + plan["dialogue_requests"], rel=0.2)
+    assert plan["dialogue_requests"] == pytest.approx(2 * turns - 25, rel=0.1)
+
+
+def test_prices_of_the_user_and_several_models(ultrachat: Ultrachat) -> None:
+    price = ("--set", "prices={strong: {input: 10, output: 30}, weak: {input: 1, output: 2}}")
+    models = (
+        "--user-model",
+        "weak",
+        "--user-base-url",
+        "http://127.0.0.1:1/v1",
+        "--opening-model",
+        "scripted:synthetic",
+    )
+    common = ("generate", "--dry-run", "--json", "-n", "20", "-m", "strong", "--base-url", "http://127.0.0.1:1/v1")
+    mixed = ultrachat(*common, *price, *models).json
+    alone = ultrachat(*common, *price).json
+    assert mixed["models"] == {"assistant": "strong", "user": "weak", "opening": "scripted"}
+    assert 0 < mixed["cost"] < alone["cost"]
+    assert ultrachat(*common, *models).json["cost"] is None
+
+
+def test_rate_limits_give_a_time(ultrachat: Ultrachat) -> None:
+    plan = ultrachat("generate", "--dry-run", "--json", *NOBODY, "-n", "50", "--rpm", "10").json
+    requests = plan["opening_requests"] + plan["dialogue_requests"]
+    assert plan["minutes_at_limits"] == pytest.approx(requests / 10, rel=0.01)
+
+
+def test_materials_that_are_soon_used_up(ultrachat: Ultrachat) -> None:
+    """The plan says how many dialogues there can be, not how many were wished for."""
+    text = "Farmers near the river grow rice in spring. " * 10
+    lines = [orjson.dumps({"text": f"Text {n}. {text}"}) for n in range(3)]
+    (ultrachat.folder / "texts.jsonl").write_bytes(b"\n".join(lines))
+    plan = ultrachat(
+        "generate", "--dry-run", "--json", *NOBODY, "-s", "materials", "--materials", "texts.jsonl", "-n", "99"
+    ).json
+    assert plan["openings"] == {"materials": 15}
+
+
+def test_faults_are_found(ultrachat: Ultrachat) -> None:
+    refused(ultrachat("generate", "--dry-run", "--rounds", "5-3"), 2, "impossible range")
+    refused(ultrachat("generate", "--dry-run", "-m", "smollm2-135"), 2, "did you mean 'smollm2-135m'?")
+    refused(ultrachat("generate", "--dry-run", "-s", "materials", "--materials", "none.txt"), 2, "no such file")
+
+
+def test_an_existing_run_is_left_as_it_is(ultrachat: Ultrachat, steady: Running) -> None:
+    command = ("generate", "-n", "3", "-m", "test-model", "--base-url", steady.url, "-o", "run")
+    ultrachat(*command)
+    before = {path: path.read_bytes() for path in (ultrachat.folder / "run").iterdir()}
+    assert ultrachat(*command, "--dry-run", "--restart", "--yes").code == 0
+    assert {path: path.read_bytes() for path in (ultrachat.folder / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize(("name", "dialogues"), [("world-large", 500_000), ("writing-large", 40_000)])
+def test_large_plans(ultrachat: Ultrachat, name: str, dialogues: int) -> None:
+    begun = time.monotonic()
+    plan = ultrachat("generate", "--config", name, "-m", "gpt-4o-mini", "--dry-run", "--json").json
+    assert time.monotonic() - begun < 20
+    assert sum(plan["openings"].values()) == dialogues
+    assert sum(plan["kinds"].values()) == pytest.approx(dialogues, rel=0.001)
+    assert plan["dialogue_requests"] > 3 * dialogues
+    assert plan["cost"] > 10
+    if name == "world-large":
+        shares = {kind: count / dialogues for kind, count in plan["kinds"].items()}
+        assert shares["specific"] == pytest.approx(20 / 62, abs=0.02)
+        assert shares["general"] == pytest.approx(25 / 62, abs=0.02)
+        assert shares["meta"] == pytest.approx(5 / 62, abs=0.02)
