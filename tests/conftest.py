@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -104,6 +105,11 @@ class Ultrachat:
         timeout: float = 120,
     ) -> Result:
         return self.start(*args, env=env, cwd=cwd, preexec=preexec).wait(timeout)
+
+    def many(self, *commands: Sequence[str | Path]) -> list[Result]:
+        """The results of commands that do not depend on each other, run two at a time."""
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda command: self(*command), commands))
 
 
 @pytest.fixture(scope="session")

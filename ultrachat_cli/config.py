@@ -6,18 +6,29 @@ Order, the later wins: defaults of the model < file (`--config`) < environment (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from ultrachat_cli import registry, yaml_lines
 from ultrachat_cli.errors import ConfigError
 
 Keys = tuple[str, ...]
+_RANGE = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
+_QUOTED = re.compile("'([^']*)'")
 
 
 class Frozen(BaseModel):
@@ -32,23 +43,25 @@ class Span(Frozen):
     low: int
     high: int
 
+    @model_validator(mode="after")
+    def _possible(self) -> Span:
+        if not 1 <= self.low <= self.high:
+            raise ValueError(f"impossible range {self.low}-{self.high}: it must start at 1 or more and not go down")
+        return self
+
     def __str__(self) -> str:
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
 def _span(value: Any) -> Any:
-    if isinstance(value, bool):
+    if isinstance(value, Span | dict):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("write a number or a range such as 3-7")
-    if isinstance(value, int):
-        value = str(value)
-    if isinstance(value, str):
-        low, dash, high = value.replace(" ", "").partition("-")
-        if not (low.isdigit() and (high.isdigit() if dash else True)):
-            raise ValueError(f"'{value}' is neither a number nor a range such as 3-7")
-        value = Span(low=int(low), high=int(high or low))
-    if isinstance(value, Span) and not 1 <= value.low <= value.high:
-        raise ValueError(f"impossible range {value.low}-{value.high}: it must start at 1 or more and not go down")
-    return value
+    found = _RANGE.fullmatch(str(value))
+    if found is None:
+        raise ValueError(f"'{value}' is neither a number nor a range such as 3-7")
+    return {"low": int(found[1]), "high": int(found[2] or found[1])}
 
 
 Range = Annotated[Span, BeforeValidator(_span), PlainSerializer(str, return_type=str)]
@@ -96,7 +109,7 @@ def load(
         if not equals:
             faults.append(f"--set {setting}: write --set key=value")
             continue
-        _override(overrides, faults, tuple(key.strip().split(".")), f"--set {key.strip()}", text)
+        _override(overrides, faults, _split(model, key.strip()), f"--set {key.strip()}", text)
     for key, (flag, value) in (flags or {}).items():
         if value is not None:
             overrides.append((tuple(key.split(".")), flag, value))
@@ -107,7 +120,8 @@ def load(
                 place[part] = {}
             place = place[part]
         place[keys[-1]] = value
-        sources = {known: at for known, at in sources.items() if known[: len(keys)] != keys} | {keys: source}
+        sources = {known: at for known, at in sources.items() if known[: len(keys)] != keys}
+        sources |= dict.fromkeys(_paths(keys, value), source)
     try:
         value = model.model_validate(merged)
     except ValidationError as error:
@@ -122,7 +136,7 @@ def load(
 def find(area: str, name: str) -> Path:
     """A config by path, or a shipped one by name; `ConfigError` lists the names there are."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise ConfigError(f"--config {name}: no such file")
         return path
@@ -145,8 +159,6 @@ def _see(area: str) -> str:
 
 
 def _show(model: type[BaseModel], data: dict[str, Any], sources: dict[str, str], at: Keys) -> list[str]:
-    import yaml
-
     lines: list[str] = []
     indent = "  " * len(at)
     for name, field in model.model_fields.items():
@@ -157,11 +169,8 @@ def _show(model: type[BaseModel], data: dict[str, Any], sources: dict[str, str],
         if section is not None and isinstance(data[name], dict):
             lines += [f"{indent}{name}:", *_show(section, data[name], sources, keys)]
             continue
-        dumped = yaml.safe_dump(data[name], default_flow_style=True, width=10**6, allow_unicode=True).removesuffix(
-            "...\n"
-        )
         source = sources.get(".".join(keys))
-        lines.append(f"{indent}{name}: {dumped.strip()}" + (f"  # from {source}" if source else ""))
+        lines.append(f"{indent}{name}: {yaml_lines.dump(data[name])}" + (f"  # from {source}" if source else ""))
     return lines
 
 
@@ -187,6 +196,28 @@ def _override(overrides: list[tuple[Keys, str, Any]], faults: list[str], keys: K
         faults.append(f"{source}: {error}")
 
 
+def _split(model: type[BaseModel], key: str) -> Keys:
+    """A dotted key in its parts; a name in a mapping of sections keeps its dots (`prices.gpt-4.1.input`)."""
+    parts = key.split(".")
+    section: type[BaseModel] | None = model
+    for n, part in enumerate(parts, start=1):
+        field = section.model_fields.get(part) if section else None
+        annotation = field.annotation if field else None
+        if get_origin(annotation) is dict and (entry := _section(get_args(annotation)[1])) and parts[n + 1 :]:
+            end = len(parts) - (parts[-1] in entry.model_fields)
+            return (*parts[:n], ".".join(parts[n:end]), *parts[end:])
+        section = _section(annotation)
+    return tuple(parts)
+
+
+def _paths(keys: Keys, value: Any) -> Iterator[Keys]:
+    """The key itself and those of everything within its value."""
+    yield keys
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths((*keys, key), inner)
+
+
 def _get(data: Any, keys: Keys) -> Any:
     for key in keys:
         data = data.get(key) if isinstance(data, dict) else None
@@ -196,7 +227,8 @@ def _get(data: Any, keys: Keys) -> Any:
 def _fault(model: type[BaseModel], detail: ErrorDetails, sources: dict[Keys, str]) -> str:
     """One line: where it came from, the key, what is wrong, and the near match for an unknown key."""
     keys = tuple(str(part) for part in detail["loc"])
-    where = next((sources[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in sources), "")
+    above = (sources[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in sources)
+    where = next(above, None) or next((at for known, at in sources.items() if known[: len(keys)] == keys), "")
     key = ".".join(keys)
     if detail["type"] == "extra_forbidden":
         section: type[BaseModel] | None = model
@@ -210,5 +242,6 @@ def _fault(model: type[BaseModel], detail: ErrorDetails, sources: dict[Keys, str
     else:
         given = detail["input"]
         shown = "" if isinstance(given, dict | SecretStr) else f", got {given!r}"
-        problem = detail["msg"][0].lower() + detail["msg"][1:] + shown
+        choices = _QUOTED.findall(str(detail.get("ctx", {}).get("expected", "")))
+        problem = detail["msg"][0].lower() + detail["msg"][1:] + shown + registry.did_you_mean(str(given), choices)
     return ": ".join(part for part in (where, key, problem) if part)

@@ -1,7 +1,8 @@
 """YAML with the line of every key: what PyYAML reads, less its surprises.
 
-Differences from `yaml.safe_load`: two equal keys are a fault (PyYAML keeps the last in silence), `2e-5` is a
-number (PyYAML: text), only `true` and `false` are booleans (PyYAML: also `no`, `on`, ...).
+Differences from `yaml.safe_load`: two equal keys are a fault (PyYAML keeps the last in silence), and plain words mean
+what YAML 1.2 says: `2e-5` and `010` are the numbers they look like, only `true` and `false` are booleans (PyYAML: also
+`no`, `on`, ...), dates and `1:30` are text.
 """
 
 from __future__ import annotations
@@ -13,23 +14,35 @@ from typing import Any
 
 import yaml
 
-from ultrachat_cli.errors import ConfigError, DataError
+from ultrachat_cli.errors import ConfigError
 
 Keys = tuple[str, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    yaml_implicit_resolvers = {}  # noqa: RUF012: PyYAML's own way
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that either PyYAML or we would take for something else."""
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("bool", r"true|false", ["t", "f"]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.inf|\.nan", list("-+.")),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def _int(_: _Loader, node: yaml.ScalarNode) -> int:
+    return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 @dataclass
@@ -44,19 +57,27 @@ class Document:
 def parse(text: str, name: str) -> Document:
     """Parse YAML text; `name` is what faults call the file. Syntax errors are faults, not exceptions."""
     document = Document()
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
             document.data = _build(loader, node, (), document, name)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         document.faults.append(f"{name}:{line}: not valid YAML: {error.problem or error.context}")
-    except yaml.YAMLError as error:
-        document.faults.append(f"{name}: not valid YAML: {error}")
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        document.faults.append(f"{name}:{line}: not valid YAML: character {error.character:#x} may not stand in it")
+    except RecursionError:
+        line = next(reversed(document.lines.values()), loader.line + 1)
+        document.faults.append(f"{name}:{line}: nested too deeply, or an anchor within itself")
     return document
+
+
+def dump(value: Any) -> str:
+    """One line of YAML that `parse` reads as the same value."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def scalar(text: str) -> Any:
@@ -68,11 +89,11 @@ def scalar(text: str) -> Any:
 
 
 def read(path: Path) -> Any:
-    """The data of a shipped or user's YAML list or mapping; `DataError` or `ConfigError` when it cannot be had."""
+    """The data of a shipped or user's YAML list or mapping; `ConfigError` when it cannot be had."""
     try:
         document = parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, 0, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if document.faults:
         raise ConfigError(document.faults)
     return document.data
@@ -97,4 +118,7 @@ def _build(loader: _Loader, node: yaml.Node, at: Keys, document: Document, name:
             document.lines[(*at, str(i))] = item.start_mark.line + 1
             items.append(_build(loader, item, (*at, str(i)), document, name))
         return items
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error

@@ -63,7 +63,7 @@ async def _engine(slots: int) -> float:
         }
         loaded = config.load(GenerateConfig, "generate", flags=flags)
         job = asyncio.create_task(run.run(loaded, environ=os.environ, counts=counts, say=lambda _: None))
-        while counts.state != "running":
+        while counts.state != "running":  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         started = time.perf_counter()
         await job

@@ -24,12 +24,11 @@ def made_by(at: Running, *more: str | Path) -> tuple[str | Path, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sector", "seed"), [("world", 1), ("all", 2)])
-def test_kill_9_at_any_moment(ultrachat: Ultrachat, server: Serve, sector: str, seed: int) -> None:
+def test_kill_9_at_any_moment(ultrachat: Ultrachat, server: Serve) -> None:
     """Four kills at random moments of one run of 60 dialogues."""
     slow = server(delay=0.03)
-    command = made_by(slow, "-s", sector, "-n", "60", "-j", str(IN_FLIGHT))
-    folder, draw, kills, seen = ultrachat.folder / "run", random.Random(seed), 0, set[bytes]()
+    command = made_by(slow, "-s", "all", "-n", "60", "-j", str(IN_FLIGHT))
+    folder, draw, kills, seen = ultrachat.folder / "run", random.Random(2), 0, set[bytes]()
     while kills < 4:
         started = ultrachat.start(*command)
         if not when_answered(slow, slow.stats()["answered"] + draw.randint(1, 110), started):
@@ -48,7 +47,7 @@ def test_kill_9_at_any_moment(ultrachat: Ultrachat, server: Serve, sector: str, 
     assert result.code == 0, result
     assert slow.stats()["repeats"] <= kills * IN_FLIGHT
     assert len(dialogues(folder)) == 60
-    assert ultrachat(*made_by(server(), "-s", sector, "-n", "60", "-o", "whole")).code == 0
+    assert ultrachat(*made_by(server(), "-s", "all", "-n", "60", "-o", "whole")).code == 0
     assert by_id(folder) == by_id(ultrachat.folder / "whole")
     rejected = [row["id"] for row in rows(folder / "rejected.jsonl")]
     assert len(rejected) == len(set(rejected))
@@ -119,10 +118,8 @@ def test_a_run_without_its_journal_writes_nothing_twice(ultrachat: Ultrachat, st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_stops_the_run_at_once(
-    ultrachat: Ultrachat, server: Serve, steady: Running, number: signal.Signals
-) -> None:
-    slow = server(delay=0.15)
+def test_a_signal_stops_the_run_at_once(ultrachat: Ultrachat, server: Serve, number: signal.Signals) -> None:
+    slow = server(delay=0.1)
     command = ("-n", "30", "-j", str(IN_FLIGHT), "--rounds", "2")
     started = ultrachat.start(*made_by(slow, *command))
     assert when_answered(slow, 60, started)
@@ -135,9 +132,7 @@ def test_a_signal_stops_the_run_at_once(
     again = ultrachat(*made_by(slow, *command))
     assert (again.code, again.json["written"]) == (0, 30)
     assert slow.stats()["repeats"] == 0, "what was answered was on file"
-    ultrachat(*made_by(steady, *command, "-o", "whole"))
     assert begun.items() <= by_id(ultrachat.folder / "run").items()
-    assert by_id(ultrachat.folder / "run") == by_id(ultrachat.folder / "whole")
 
 
 def test_a_signal_while_the_server_hangs(ultrachat: Ultrachat, server: Serve) -> None:
@@ -171,17 +166,17 @@ def test_a_signal_while_models_are_opened(ultrachat: Ultrachat, web: Callable[[A
     assert took < 4
 
 
-def test_two_signals_in_a_row(ultrachat: Ultrachat, server: Serve) -> None:
+def test_two_signals_in_a_row(ultrachat: Ultrachat, server: Serve, steady: Running) -> None:
     slow = server(delay=0.1)
-    started = ultrachat.start(*made_by(slow, "-n", "30"))
+    started = ultrachat.start(*made_by(slow, "-n", "10"))
     assert when_answered(slow, 20, started)
     started.process.send_signal(signal.SIGINT)
     result, took = started.send(signal.SIGINT)
     assert result.code == 130
     assert "Traceback" not in result.stderr
     assert took < 4
-    again = ultrachat(*made_by(slow, "-n", "30"))
-    assert (again.code, again.json["written"]) == (0, 30)
+    again = ultrachat(*made_by(steady, "-n", "10"))
+    assert (again.code, again.json["written"]) == (0, 10)
 
 
 def test_the_second_of_two_processes_is_refused_and_the_first_goes_on(ultrachat: Ultrachat, server: Serve) -> None:

@@ -49,31 +49,34 @@ SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "topics": (["--set", "world.topics=none.yaml"], ["world.topics: none.yaml: no such file"]),
     "prompts": (["--set", "prompts=none"], ["prompts: none: no such folder"]),
     "rules": (["-m", "scripted:none.jsonl"], ["model scripted:none.jsonl: no such file"]),
-    "scheme": (["--base-url", "127.0.0.1:8000/v1"], ["must begin with http:// or https://"]),
+    "scheme": (["--base-url", "127.0.0.1:8000/v1"], ["base URL", "http://"]),
     "strategy": (["--set", "user.strategy=continue"], ["user.strategy: continue", "test-model"]),
 }
 
 
-@pytest.mark.parametrize("case", SETTINGS)
-def test_settings(ultrachat: Ultrachat, steady: Running, case: str) -> None:
-    arguments, says = SETTINGS[case]
+def test_settings(ultrachat: Ultrachat, steady: Running) -> None:
     (ultrachat.folder / "a.pdf").touch()
-    refused(ultrachat(*served(steady, *arguments)), 2, *says)
+    results = ultrachat.many(*(served(steady, *arguments) for arguments, _ in SETTINGS.values()))
+    for result, (_, says) in zip(results, SETTINGS.values(), strict=True):
+        refused(result, 2, *says)
     assert steady.stats()["requests"] == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("smollm2-135", ["unknown model 'smollm2-135' (did you mean 'smollm2-135m'?)", "models ls", "--base-url"]),
-        ("none.gguf", ["none.gguf", "no such file"]),
-        (".", ["exactly one .gguf file is expected in the folder (found: none)"]),
-        ("qwen3-8b", ["qwen3-8b: the embedded backend runs GGUF files", "--base-url"]),
-    ],
-)
-def test_models_that_are_none(ultrachat: Ultrachat, name: str, says: list[str]) -> None:
-    result = ultrachat("generate", "-m", name)
-    refused(result, 1 if name == "qwen3-8b" else 2, *says)
+MODELS = {
+    "smollm2-135": (2, ["unknown model 'smollm2-135' (did you mean 'smollm2-135m'?)", "models ls", "--base-url"]),
+    "none.gguf": (2, ["none.gguf", "no such file"]),
+    ".": (2, ["exactly one .gguf file is expected in the folder (found: none)"]),
+    "qwen3-8b": (1, ["qwen3-8b: the embedded backend runs GGUF files", "--base-url"]),
+    "gpt-4o-mini": (2, ["OPENAI_API_KEY is not set", "--api-key-env"]),
+    "openai:gpt-4o-mini": (2, ["OPENAI_API_KEY is not set", "--api-key-env"]),
+    "openai:of-my-own": (2, ["OPENAI_API_KEY is not set", "--api-key-env"]),
+}
+
+
+def test_models_that_cannot_be_had(ultrachat: Ultrachat) -> None:
+    results = ultrachat.many(*(("generate", "-m", name, "-o", f"run-{n}") for n, name in enumerate(MODELS)))
+    for result, (code, says) in zip(results, MODELS.values(), strict=True):
+        refused(result, code, *says)
 
 
 def test_all_faults_of_the_command_line_at_once(ultrachat: Ultrachat) -> None:
@@ -171,7 +174,11 @@ def test_a_file_in_another_encoding(ultrachat: Ultrachat, steady: Running) -> No
 )
 @pytest.mark.xfail(strict=True, reason=ENDS_IN_A_TRACEBACK)
 def test_odd_values(ultrachat: Ultrachat, steady: Running, arguments: list[str]) -> None:
-    refused(ultrachat(*served(steady, *arguments)), 2, arguments[-1].partition("=")[0])
+    refused(
+        ultrachat(*served(steady, *arguments)),
+        2,
+        "base URL" if "--base-url" in arguments else arguments[-1].partition("=")[0],
+    )
 
 
 @pytest.mark.xfail(strict=True, reason=ENDS_IN_A_TRACEBACK)
@@ -181,21 +188,24 @@ def test_a_folder_whose_name_is_no_text(ultrachat: Ultrachat, steady: Running) -
     assert result.code in (0, 2)
 
 
-@pytest.mark.parametrize(
-    ("option", "text", "says"),
-    [
-        ("user.personas", "- name: a\n", "persona 1: needs 'name' and 'style'"),
-        ("user.personas", "{}", "a YAML list with at least one entry"),
-        ("world.topics", "- [1]\n", "a list of names is expected"),
-        ("world.entities", "\n# none\n", "no entity in it"),
-        ("materials.templates", "text_first: ['{text}']\n", "text_first 1: must hold {text} and {instruction} once"),
-        ("materials.templates", "text_first: [\n", "file.yaml:2: not valid YAML"),
-    ],
-)
-def test_lists_of_the_user(ultrachat: Ultrachat, steady: Running, option: str, text: str, says: str) -> None:
-    (ultrachat.folder / "file.yaml").write_text(text)
-    sector = "materials" if option.startswith("materials") else "world"
-    refused(ultrachat(*served(steady, "-s", sector, "--set", f"{option}=file.yaml")), 2, "file.yaml", says)
+LISTS = [
+    ("user.personas", "- name: a\n", "persona 1: needs 'name' and 'style'"),
+    ("user.personas", "{}", "a YAML list with at least one entry"),
+    ("world.topics", "- [1]\n", "a list of names is expected"),
+    ("world.entities", "\n# none\n", "no entity in it"),
+    ("materials.templates", "text_first: ['{text}']\n", "text_first 1: must hold {text} and {instruction} once"),
+    ("materials.templates", "text_first: [\n", "list-5.yaml:2: not valid YAML"),
+]
+
+
+def test_lists_of_the_user(ultrachat: Ultrachat, steady: Running) -> None:
+    for n, (_, text, _) in enumerate(LISTS):
+        (ultrachat.folder / f"list-{n}.yaml").write_text(text)
+    results = ultrachat.many(
+        *(served(steady, "-s", "all", "--set", f"{option}=list-{n}.yaml") for n, (option, _, _) in enumerate(LISTS))
+    )
+    for n, (result, (_, _, says)) in enumerate(zip(results, LISTS, strict=True)):
+        refused(result, 2, f"list-{n}.yaml", says)
 
 
 def test_prompts_of_the_user(ultrachat: Ultrachat, steady: Running) -> None:
@@ -244,11 +254,12 @@ EMPTY: dict[str, tuple[bytes, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", EMPTY)
-def test_materials_without_a_usable_text(ultrachat: Ultrachat, steady: Running, name: str) -> None:
-    data, says = EMPTY[name]
-    (ultrachat.folder / name).write_bytes(data)
-    refused(ultrachat(*served(steady, "-s", "materials", "--materials", name)), 2, *says)
+def test_materials_without_a_usable_text(ultrachat: Ultrachat, steady: Running) -> None:
+    for name, (data, _) in EMPTY.items():
+        (ultrachat.folder / name).write_bytes(data)
+    results = ultrachat.many(*(served(steady, "-s", "materials", "--materials", name) for name in EMPTY))
+    for result, (_, says) in zip(results, EMPTY.values(), strict=True):
+        refused(result, 2, *says)
     assert not (ultrachat.folder / "runs").exists()
 
 
@@ -278,12 +289,6 @@ def test_a_damaged_gz_file(ultrachat: Ultrachat, steady: Running) -> None:
 
 
 # Endpoints
-
-
-@pytest.mark.parametrize("name", ["gpt-4o-mini", "openai:gpt-4o-mini", "openai:of-my-own"])
-def test_no_api_key(ultrachat: Ultrachat, name: str) -> None:
-    result = ultrachat("generate", "-m", name, "-n", "1")
-    refused(result, 2, "OPENAI_API_KEY is not set", "--api-key-env")
 
 
 def test_no_key_in_the_variable_that_was_named(ultrachat: Ultrachat, steady: Running) -> None:

@@ -50,9 +50,6 @@ def test_two_keys_for_two_servers(ultrachat: Ultrachat, server: Serve) -> None:
         nowhere(secret, ultrachat.folder, result)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ChatModels._opened knows model and URL, not the key: the first role's key serves all"
-)
 def test_two_keys_for_one_server(ultrachat: Ultrachat, web: Callable[[Answer], Web]) -> None:
     """As for two accounts: each role is asked with its own key."""
     site = web(answering(lambda asked: None))
@@ -138,7 +135,6 @@ def test_credentials_in_the_url_of_a_bad_config(ultrachat: Ultrachat, steady: Ru
         nowhere("pass-word", ultrachat.folder, result)
 
 
-@pytest.mark.xfail(strict=True, reason="aiohttp's ValueError for the header ends in a traceback")
 def test_a_key_with_a_line_break(ultrachat: Ultrachat, steady: Running) -> None:
     """What `export KEY="$(printf ...)"` and copied keys easily have."""
     result = ultrachat(

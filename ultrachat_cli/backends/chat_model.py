@@ -90,13 +90,13 @@ class ChatModels:
         self._journal, self._environ, self._prices, self._say = journal, environ, prices or {}, say
         self._embedded_context = embedded_context
         self._limiters: dict[str, Limiter] = {}
-        self._opened: dict[tuple[str, str], ChatModel] = {}
+        self._opened: dict[tuple[str, str, str], ChatModel] = {}
         self._servers: list[llamacpp.LlamaServer] = []
 
     async def open(self, endpoint: Endpoint) -> ChatModel:
         """The model, ready to be asked. Everything that can be wrong with it is found here, before any work."""
         spec = resolve(endpoint.model, base_url=endpoint.base_url)
-        key = (spec.name, endpoint.base_url or spec.source)
+        key = (spec.name, endpoint.base_url or spec.source, endpoint.api_key_env or "")
         if key not in self._opened:
             if endpoint.base_url is None and spec.scheme == "scripted":
                 self._opened[key] = self._model(spec, ScriptedBackend.open(spec.place), spec.source)
@@ -124,10 +124,11 @@ class ChatModels:
         url = endpoint.base_url or OPENAI
         check_url(url)
         variable = endpoint.api_key_env or ("OPENAI_API_KEY" if url == OPENAI else "")
-        api_key = self._environ.get(variable) if variable else None
-        if variable and not api_key:
+        api_key = self._environ.get(variable, "").strip() if variable else ""
+        if variable and not (api_key and api_key.isprintable()):
+            problem = "holds a line break or another control character" if api_key else "is not set"
             raise ConfigError(
-                f"no API key: the environment variable {variable} is not set",
+                f"no API key: the environment variable {variable} {problem}",
                 "set it, or name another variable with --api-key-env",
             )
         name = spec.place if spec.scheme == "openai" else spec.name
@@ -170,6 +171,11 @@ class ChatModels:
         """Requests that can be in flight at once, over all endpoints."""
         return sum(limiter.slots.count for limiter in self._limiters.values())
 
+    def halt(self) -> None:
+        """Let no further request out; those on the wire go on."""
+        for limiter in self._limiters.values():
+            limiter.halt()
+
     async def close(self) -> None:
         """Close connections and stop embedded servers."""
         for model in self._opened.values():
@@ -186,7 +192,10 @@ def check_url(url: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError("the base URL is malformed", "write it like http://127.0.0.1:8000/v1")
+        raise ConfigError(
+            "the base URL is malformed: it must begin with http:// or https:// and name a host",
+            "write it like http://127.0.0.1:8000/v1",
+        )
 
 
 def unpriced(models: list[ChatModel]) -> list[str]:

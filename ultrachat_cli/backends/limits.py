@@ -127,16 +127,17 @@ class Slots:
 
 
 class Bucket:
-    """A rate per minute, spread evenly, with `burst` seconds of it at once. First come, first served."""
+    """A rate per minute, spread evenly, with `burst` seconds of it, or one request, at once. First come, first served."""
 
     def __init__(self, per_minute: float, burst: float = 2.0) -> None:
         self._rate, self._burst = per_minute / 60, burst
-        self._at = 0.0
+        self._at = float("-inf")
 
     async def take(self, amount: float) -> None:
         """Wait until `amount` is within the rate."""
-        now = time.monotonic()
-        self._at = max(self._at, now - self._burst) + amount / self._rate
+        now, share = time.monotonic(), amount / self._rate
+        burst = self._burst and max(self._burst, share)
+        self._at = max(self._at, now - burst) + share
         if self._at > now:
             await asyncio.sleep(self._at - now)
 
@@ -208,6 +209,10 @@ class Limiter:
         self.usage.completion_tokens += answer.completion_tokens
         self.usage.cost += actual
         return replace(answer, cost=actual) if actual else answer
+
+    def halt(self) -> None:
+        """Let no further request out."""
+        self._open = self._open or CircuitOpen("the run is being stopped", fatal=True)
 
     def _note(self, error: BackendError) -> None:
         """Open the circuit when the endpoint is beyond hope; a server that names a waiting time is alive."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import tempfile
 from collections import Counter
@@ -126,6 +127,7 @@ async def _simulate(
     lists = ListMaker(opener, parts.prompts, config.opening, config.seed, Counts())
     answer = min(ANSWER, config.assistant.max_tokens or ANSWER)
     question = min(QUESTION, config.user.max_tokens or QUESTION)
+    expansions: list[asyncio.Future[str]] = []
     if looked:
         async for opening in ordered(setup.picks(sector, parts, lists), lambda: looked - plan.openings):
             identity = opening.id(config.seed)
@@ -133,10 +135,11 @@ async def _simulate(
             plan.openings += 1
             plan.kinds[str(opening.meta.get("kind") or sector)] += 1
             if opening.expand:
-                await opening.expand(identity)
+                expansions.append(asyncio.ensure_future(opening.expand(identity)))
             plan.add_dialogue(opening, rounds, answer, question)
             if plan.openings >= looked:
                 break
+    await asyncio.gather(*expansions)
     plan.requests["opening"] = usage.requests
     plan.prompt["opening"] = usage.prompt_tokens
     plan.completion["opening"] = usage.completion_tokens

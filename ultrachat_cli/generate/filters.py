@@ -80,7 +80,7 @@ def dialogue_fault(data: Sequence[str], settings: Filters) -> tuple[int, str] | 
 def trim(text: str) -> str:
     """The text up to its last whole sentence, or empty when there is none."""
     ends = [match.end() for match in phrases.SENTENCE_END.finditer(text)]
-    return text[: ends[-1]].rstrip() if ends else ""
+    return phrases.BARE_NUMBER.sub("", text[: ends[-1]]).rstrip() if ends else ""
 
 
 def only_polite(text: str) -> bool:
@@ -89,7 +89,7 @@ def only_polite(text: str) -> bool:
         return False
     rest = re.sub(r"[^\w' ]+", " ", phrases.POLITE.sub(" ", text))
     left = [word for word in rest.split() if word.casefold() not in phrases.FILLERS]
-    return len(left) <= 1
+    return not left
 
 
 def _user_fault(turn: Turn, settings: Filters) -> str | None:

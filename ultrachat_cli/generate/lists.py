@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import zlib
@@ -17,8 +18,13 @@ from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.settings import Opener
 from ultrachat_cli.generate.speaking import sampling
 
-_MARKER = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\(?[a-z][.)])\s+(?=\S)")
-_WRAPPERS = "\"'`*_\u201c\u201d\u2018\u2019 \t,;"
+_MARKER = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\(?[a-z][.)]|\(?[A-Z]\))\s+(?=\S)")
+_PAIRS = {**{mark: mark for mark in "\"'`*_"}, "\u201c": "\u201d", "\u2018": "\u2019"}
+_APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
+_JSON = re.compile(r"[\[{]")
+_JSON_TEXTS = re.compile(r"\[\s*[\"{]|\{\s*\"")
+_JSON_LIST = re.compile(r"\[\s*[\"{]")
+_JSON_TEXT = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|\]', re.DOTALL)
 _PLAIN = re.compile(r"[\W_]+")
 
 
@@ -57,7 +63,7 @@ class ListMaker:
             found = await self._chunk(key, prompt, 1, [], values)
             return found[0] if found else ""
         answer = await self._model.ask(key, prompt.messages(**values), self._sampling(key))
-        return answer.text.strip().strip('"\u201c\u201d').strip()
+        return _unwrapped(answer.text)
 
     async def _chunk(self, key: str, prompt: Prompt, count: int, taken: list[str], values: dict[str, str]) -> list[str]:
         """One request's worth of items; a short list is asked for again, then taken as it is with a warning."""
@@ -71,7 +77,8 @@ class ListMaker:
             patterns = prompt.patterns(count, random.Random(f"{self._seed}/{request}"), values)
             answer = await self._model.ask(request, messages, self._sampling(request), schema=schema(count, patterns))
             for item in parse_list(answer.text):
-                if plain(item) and plain(item) not in known and not 0 < prompt.max_chars < len(item):
+                fits = not 0 < prompt.max_chars < len(item) and _any_matches(patterns, item)
+                if fits and plain(item) and plain(item) not in known:
                     found.setdefault(plain(item), item)
             if len(found) >= count:
                 return list(found.values())[:count]
@@ -98,16 +105,21 @@ def schema(count: int, patterns: Sequence[str] = ()) -> dict[str, Any]:
 
 def parse_list(text: str) -> list[str]:
     """The items of a JSON list or object with one, or of a numbered, bulleted or bare list of lines."""
-    start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
-    if start >= 0:
-        end = max(text.rfind("}"), text.rfind("]")) + 1
+    end = 0
+    for bracket in _JSON.finditer(text):
+        at = bracket.start()
+        if at < end:
+            continue
         try:
-            return [clean(item) for item in _texts(orjson.loads(text[start:end]))]
-        except orjson.JSONDecodeError:
-            pass  # prose with a bracket in it, or JSON torn by max_tokens: read it as lines
+            end = json.JSONDecoder().raw_decode(text, at)[1]
+            items = _texts(orjson.loads(text[at:end]))
+        except (ValueError, RecursionError):  # prose with a bracket in it, or JSON torn by max_tokens
+            items = _whole_texts(text, at) if _JSON_TEXTS.match(text, at) else []
+        if items:
+            return [clean(item) for item in items]
     rows = [row for row in text.splitlines() if row.strip() and not row.strip().startswith("```")]
     marked = [row for row in rows if _MARKER.match(row)]
-    bare = [row for row in rows if not row.rstrip().endswith((":", "{", "[", "}", "]"))]
+    bare = [row for row in rows if row.lstrip()[0] not in "{[" and row.rstrip()[-1] not in ":{[}]"]
     return [item for row in (marked or bare) if (item := clean(row))]
 
 
@@ -116,14 +128,43 @@ def _texts(value: Any) -> list[str]:
         value = next((v for v in value.values() if isinstance(v, list)), list(value.values()))
     if not isinstance(value, list):
         return []
-    flat = [next(iter(v.values()), "") if isinstance(v, dict) else v for v in value]
+    flat = [next((text for text in v.values() if isinstance(text, str)), "") if isinstance(v, dict) else v for v in value]
     return [item for item in flat if isinstance(item, str) and item.strip()]
+
+
+def _whole_texts(text: str, at: int) -> list[str]:
+    """The texts of a JSON list that is torn or wrong, up to where it ends; what is torn itself is left out."""
+    start = _JSON_LIST.search(text, at)
+    found: list[str] = []
+    for token in _JSON_TEXT.finditer(text, start.start() if start else at):
+        if token[1] is None:
+            break
+        try:
+            found += [] if token[2] else [orjson.loads(token[1])]
+        except orjson.JSONDecodeError:
+            continue
+    return [item for item in found if item.strip()]
+
+
+def _any_matches(patterns: list[str], item: str) -> bool:
+    """Whether an item looks as it should: a server may not know patterns, or know none of ours."""
+    return not patterns or any(re.search(pattern, item) for pattern in patterns)
 
 
 def clean(item: str) -> str:
     """An item without its number, bullet, quotes, emphasis and trailing comma."""
-    item = _MARKER.sub("", item.strip()).replace("**", "")
-    return " ".join(item.strip(_WRAPPERS).split())
+    return " ".join(_unwrapped(_MARKER.sub("", item.strip()).replace("**", "")).split())
+
+
+def _unwrapped(text: str) -> str:
+    """A text without the quotes or emphasis around the whole of it."""
+    text = text.strip(" \t\n,;")
+    while len(text) > 1 and _PAIRS.get(text[0]) == text[-1]:
+        inner = text[1:-1].strip(text[0] + text[-1])
+        if text[-1] in _APOSTROPHE.sub("", inner):
+            break
+        text = text[1:-1].strip(" \t\n,;")
+    return text
 
 
 def plain(item: str) -> str:

@@ -41,8 +41,13 @@ def files(paths: list[Path]) -> list[Path]:
         if (path / _RUN_FILE).is_file():
             found.append(path / _RUN_FILE)
         elif path.is_dir():
+            runs = {run.parent for run in path.rglob(_RUN_FILE)}
             inside = [
-                p for p in sorted(path.rglob("*")) if p.is_file() and p.name.endswith((*_LINES, *_TEXTS, ".parquet"))
+                p
+                for p in sorted(path.rglob("*"))
+                if p.is_file()
+                and p.name.endswith((*_LINES, *_TEXTS, ".parquet"))
+                and (p.name == _RUN_FILE or runs.isdisjoint(p.parents))
             ]
             found += inside
             if not inside:
@@ -65,14 +70,14 @@ def read(settings: Materials, on_bad: jsonl.OnBad, skipped: Counter[str]) -> Ite
     number = 0
     for path in files(settings.paths):
         for text, kind_name, url, source in _rows(path, on_bad):
-            text = cut(text.strip(), settings.max_chars)
+            text = text.strip()
             kind = by_name.get(kind_name.casefold()) or classify(url, types)
             if len(text) < settings.min_chars:
                 skipped["shorter than min_chars"] += 1
             elif kind is None and settings.classified_only:
                 skipped["type unknown"] += 1
             else:
-                yield Piece(number, text, kind, source)
+                yield Piece(number, cut(text, settings.max_chars), kind, source)
                 number += 1
 
 

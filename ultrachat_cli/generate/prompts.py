@@ -74,18 +74,24 @@ class Prompts:
             return
         if not overlay.is_dir():
             raise ConfigError(f"prompts: {overlay}: no such folder")
-        faults = []
+        faults: list[str] = []
+        mine: dict[str, Prompt] = {}
         for path in sorted(overlay.rglob("*.md")):
             name = path.relative_to(overlay).as_posix().removesuffix(".md")
             if name not in self._prompts:
                 faults.append(f"{path}: replaces no shipped prompt{did_you_mean(name, self._prompts)}")
                 continue
-            prompt = parse(name, path)
-            unknown = prompt.placeholders - self._prompts[name].placeholders
+            try:
+                mine[name] = parse(name, path)
+            except ConfigError as error:
+                faults += error.faults
+                continue
+            unknown = mine[name].placeholders - self._prompts[name].placeholders
             faults += [f"{path}: unknown placeholder {{{p}}}" for p in sorted(unknown)]
-            self._prompts[name] = prompt
         if faults:
             raise ConfigError(faults)
+        # a replaced prompt replaces its shipped variants too
+        self._prompts = {n: p for n, p in self._prompts.items() if n.partition(".")[0] not in mine} | mine
 
     def get(self, name: str, variant: str = "") -> Prompt:
         """The prompt, in the wording for `variant` models where there is one."""
@@ -135,7 +141,7 @@ def parse(name: str, path: Path) -> Prompt:
 
 def _escape(value: str) -> str:
     """A text as a pattern that matches it, in the subset of escapes that grammars made from JSON schemas know."""
-    return _SPECIAL.sub(r"\\\1", value.replace('"', "'").replace("\n", " "))
+    return _SPECIAL.sub(r"\\\1", " ".join(value.replace('"', "'").split()))
 
 
 @cache

@@ -122,6 +122,7 @@ class _Generation:
                 await asyncio.wait(self._tasks)
             state = "stopped" if self._stop else "finished"
         finally:
+            self._models.halt()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

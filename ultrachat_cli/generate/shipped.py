@@ -91,9 +91,9 @@ def templates(path: Path | None) -> Templates:
     """Joining templates; `ConfigError` for one without its two placeholders."""
     source = path or DATA / "templates.yaml"
     data = yaml_lines.read(source)
-    if not isinstance(data, dict) or not {"text_first", "text_last"} & set(data):
+    lists = {key: data.get(key) or [] for key in ("text_first", "text_last")} if isinstance(data, dict) else {}
+    if not any(lists.values()) or not all(isinstance(rows, list) for rows in lists.values()):
         raise ConfigError(f"{source}: lists 'text_first' and 'text_last' are expected")
-    lists = {key: tuple(data.get(key) or ()) for key in ("text_first", "text_last")}
     faults = [
         f"{source}: {key} {n}: must hold {{text}} and {{instruction}} once each"
         for key, rows in lists.items()
@@ -102,7 +102,7 @@ def templates(path: Path | None) -> Templates:
     ]
     if faults:
         raise ConfigError(faults)
-    return Templates(**lists)
+    return Templates(**{key: tuple(rows) for key, rows in lists.items()})
 
 
 def starters() -> dict[str, list[str]]:

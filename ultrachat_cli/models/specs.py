@@ -108,17 +108,18 @@ def resolve(name: str, *, base_url: str | None = None) -> ModelSpec:
         return known()[name]
     scheme, _, place = name.partition(":")
     if scheme == "openai" and place:
-        return known().get(place) or ModelSpec(name=place, source=name)
+        entry = known().get(place)
+        return entry if entry and entry.scheme == "openai" else ModelSpec(name=place, source=name)
     if scheme == "scripted" and place:
         if place != "synthetic" and not Path(place).is_file():
             raise ConfigError(f"model {name}: no such file: {place}")
         return ModelSpec(name="scripted", source=name)
-    if base_url is not None:
+    if base_url is not None and name:
         return ModelSpec(name=name, source=f"openai:{name}")
     if scheme == "hf" and place:
         return ModelSpec(name=place, source=name)
     path = Path(name)
-    if path.suffix == ".gguf" or path.is_dir():
+    if path.suffix == ".gguf" or (name and path.is_dir()):
         return ModelSpec(name=path.stem, source=f"gguf:{_gguf(path)}")
     near = registry.did_you_mean(name, known())
     raise ConfigError(

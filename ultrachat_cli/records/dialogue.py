@@ -56,7 +56,7 @@ def parse(record: object) -> Dialogue:
     meta = record.get("meta") or {}
     if not isinstance(meta, dict):
         raise ValueError("'meta' is not an object")
-    identity = str(record.get("id", record.get("prompt_id", "")))
+    identity = next((str(known) for key in ("id", "prompt_id") if (known := record.get(key)) is not None), "")
     if isinstance(record.get("data"), list):
         turns = record["data"]
         if not all(isinstance(text, str) for text in turns):

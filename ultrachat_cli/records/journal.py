@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,8 @@ from ultrachat_cli.records.completion import Completion
 T = TypeVar("T")
 _LINGER = 0.005
 """Seconds in which answers gather before a commit: a twentieth of a fast model's latency, several answers a commit."""
+_GRACE = 0.4
+"""Seconds for calls under way when a run is interrupted: enough for answers that are on the wire."""
 _FIELDS = "text, finish, prompt_tokens, completion_tokens, model, cost"
 _SCHEMA = f"CREATE TABLE IF NOT EXISTS answers(key TEXT PRIMARY KEY, {_FIELDS});"
 _ROWS = 100  # of one statement
@@ -35,14 +37,6 @@ def _store(db: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
         db.execute(f"INSERT OR REPLACE INTO answers(key, {_FIELDS}) VALUES {values}", [v for row in part for v in row])
 
 
-@dataclass
-class _Running:
-    """A call under way and how many wait for it."""
-
-    task: asyncio.Future[Completion]
-    waiting: int = 0
-
-
 class Journal:
     """Completions under stable keys in one file. All writes happen on one thread; reads on the caller's."""
 
@@ -51,7 +45,7 @@ class Journal:
         self.path = path
         self.repeated = 0
         """Answers served from the store."""
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, asyncio.Future[Completion]] = {}
         self._pending: list[tuple[str, Completion, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -68,22 +62,17 @@ class Journal:
     async def once(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
         """The stored answer of `key`, or the answer of `call`, returned only after it is stored.
 
-        Callers that come while the call runs wait for the same answer; it is given up when all of them are cancelled.
+        Callers that come while the call runs wait for the same answer. A cancelled caller leaves the call running:
+        `flush` waits a moment for it, as it may be paid for already.
         """
         running = self._running.get(key)
         if running is None:
             if (stored := self.get(key)) is not None:
                 self.repeated += 1
                 return stored
-            running = self._running[key] = _Running(asyncio.ensure_future(self._ask(key, call)))
-        running.waiting += 1
-        try:
-            return await asyncio.shield(running.task)
-        finally:
-            running.waiting -= 1
-            if not running.waiting:
-                running.task.cancel()
-                self._running.pop(key, None)
+            running = self._running[key] = asyncio.ensure_future(self._ask(key, call))
+            running.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(running)
 
     async def _ask(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
         answer = await call()
@@ -127,7 +116,13 @@ class Journal:
             raise self._failed(error) from error
 
     async def flush(self) -> None:
-        """Wait until every answer that arrived is stored."""
+        """Wait until every answer that arrived is stored; calls nobody waits for any more get a moment to end."""
+        calls = list(self._running.values())
+        if calls:
+            await asyncio.wait(calls, timeout=_GRACE)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
         if self._committing is not None:
             await self._committing
 

@@ -49,10 +49,13 @@ def fingerprint(data: bytes) -> str:
 
 def without_secrets(url: str) -> str:
     """The URL less user, password and query, any of which may carry a key."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "(malformed URL)"
     host = f"[{host}]" if ":" in host else host
-    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
+    return urlunsplit((parts.scheme, f"{host}:{port}" if port else host, parts.path, "", ""))
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
