@@ -20,7 +20,7 @@ Keys = tuple[str, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012: PyYAML's own way
+    yaml_implicit_resolvers = {}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -120,5 +120,5 @@ def _build(loader: _Loader, node: yaml.Node, at: Keys, document: Document, name:
         return items
     try:
         return loader.construct_object(node)
-    except ValueError as error:
+    except (ValueError, LookupError, AttributeError) as error:  # a tag that does not fit: `!!bool x`
         raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error

@@ -118,9 +118,6 @@ def test_failures_are_shown_to_people(ultrachat: Ultrachat, server: Serve, stead
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.xfail(
-    strict=True, reason="one list request that is refused for good ends the whole run, at every resume again"
-)
 def test_one_list_that_cannot_be_had(ultrachat: Ultrachat, server: Serve) -> None:
     """A text too long for the openings' model costs its own dialogues, not those of all other texts."""
     with (ultrachat.folder / "texts.jsonl").open("wb") as file:
@@ -149,9 +146,6 @@ def refusing_one(word: str) -> Answer:
     return answer
 
 
-@pytest.mark.xfail(
-    strict=True, reason="one list request that is refused for good ends the whole run, at every resume again"
-)
 def test_a_content_filter_that_refuses_one_entity(ultrachat: Ultrachat, web: Callable[[Answer], Web]) -> None:
     (ultrachat.folder / "entities.txt").write_text("rice\nwarfare\nboats\n")
     site = web(refusing_one("warfare"))

@@ -102,10 +102,12 @@ def test_pull_of_a_hub_file_without_a_network(ultrachat: Ultrachat) -> None:
     refused(result, 1, "file.gguf could not be fetched from the hub repository no-such-org/no-such-model", "network")
 
 
-@pytest.mark.parametrize("name", ["gpt-4o-mini", "scripted:synthetic", "ultralm-13b"])
-def test_pull_of_what_is_not_embedded(ultrachat: Ultrachat, name: str) -> None:
+def test_pull_of_what_is_not_embedded(ultrachat: Ultrachat) -> None:
     """Nothing is fetched for the embedded backend that it cannot run."""
-    refused(ultrachat("models", "pull", name), 1, "GGUF")
+    for result in ultrachat.many(
+        *(("models", "pull", name) for name in ("gpt-4o-mini", "scripted:synthetic", "ultralm-13b"))
+    ):
+        refused(result, 1, "GGUF")
 
 
 # config
@@ -170,7 +172,6 @@ def test_config_check_of_nothing(ultrachat: Ultrachat) -> None:
 
 
 @pytest.mark.parametrize("text", ["seed: 2001-99-99\n", "seed: \x07\n", "user: {extra: &a {b: *a}}\n"])
-@pytest.mark.xfail(strict=True, reason="ends in a traceback")
 def test_config_check_of_odd_yaml(ultrachat: Ultrachat, text: str) -> None:
     (ultrachat.folder / "bad.yaml").write_text(text)
     refused(ultrachat("config", "check", "bad.yaml"), 2, "bad.yaml")

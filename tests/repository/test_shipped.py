@@ -41,7 +41,7 @@ def test_published_facts_are_kept() -> None:
     world = settings.World()
     assert (world.subtopics.low, world.subtopics.high, world.questions, world.related) == (30, 50, 10, 10)
     assert (world.meta_questions, world.specific, world.general) == (5, 10, 20)
-    assert (settings.Writing().instructions, settings.Writing().expand, Materials().instructions) == (200, 0.8, 5)
+    assert (settings.Writing().expand, Materials().instructions) == (0.8, 5)
 
 
 def test_shipped_lists_are_of_the_promised_size() -> None:

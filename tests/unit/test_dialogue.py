@@ -66,7 +66,6 @@ def test_the_id_is_text(fields: dict[str, Any], identity: str) -> None:
     assert parse({**fields, "data": TURNS}).id == identity
 
 
-@pytest.mark.xfail(strict=True, reason="a null id becomes the text 'None'")
 def test_an_id_of_null_is_none_at_all() -> None:
     assert parse({"id": None, "prompt_id": "p", "data": TURNS}).id == "p"
 

@@ -199,7 +199,6 @@ def test_an_assistant_without_a_model_is_refused() -> None:
         estimate(assistant={"model": None})
 
 
-@pytest.mark.xfail(strict=True, reason="templates that cannot be read are a DataError: exit code 1, not 2")
 def test_templates_that_are_not_there_are_a_fault_of_the_config() -> None:
     with pytest.raises(ConfigError):
         estimate(sector="materials", materials={"templates": "none.yaml"})

@@ -150,7 +150,6 @@ def test_a_bad_assistant_turn_is_named(text: str, reason: str) -> None:
     assert assistant(text) == reason
 
 
-@pytest.mark.xfail(strict=True, reason="the patterns take a topic for talk about oneself")
 @pytest.mark.parametrize(
     "text",
     [
@@ -167,13 +166,11 @@ def test_an_answer_about_engines_or_feelings_is_no_refusal(text: str) -> None:
     assert assistant(text) is None
 
 
-@pytest.mark.xfail(strict=True, reason="refusals are looked for with straight apostrophes only")
 @pytest.mark.parametrize("text", ["I’m sorry, but I can’t assist with that.", "I don’t have feelings or opinions."])
 def test_a_refusal_with_typographic_apostrophes_is_one(text: str) -> None:
     assert assistant(text) == "refusal"
 
 
-@pytest.mark.xfail(strict=True, reason="the patterns take a person's words for an assistant's")
 @pytest.mark.parametrize(
     "text",
     [
@@ -191,7 +188,6 @@ def test_a_person_may_say_this(text: str) -> None:
     assert user(text) is None
 
 
-@pytest.mark.xfail(strict=True, reason="one word beside thanks is taken for a name, also when it is a request")
 @pytest.mark.parametrize(
     "text", ["OK, continue.", "Okay, next", "Nice! Elaborate.", "Thanks, summarize it", "It is great for farmers"]
 )
@@ -227,7 +223,6 @@ def test_more_than_thanks(text: str) -> None:
     assert not filters.only_polite(text)
 
 
-@pytest.mark.xfail(strict=True, reason="common ways of ending a talk are not known")
 @pytest.mark.parametrize(
     "text",
     [
@@ -280,13 +275,11 @@ def test_trimming_keeps_whole_sentences(text: str, kept: str) -> None:
     assert filters.trim(text) == kept
 
 
-@pytest.mark.xfail(strict=True, reason="the number of a list row is taken for the end of a sentence")
 @pytest.mark.parametrize("torn", ["1. Wash it.\n2. ", "1. Wash it.\n2. Dry it with a"])
 def test_trimming_leaves_no_bare_number_behind(torn: str) -> None:
     assert filters.trim(torn) == "1. Wash it."
 
 
-@pytest.mark.xfail(strict=True, reason="only Latin marks end a sentence")
 def test_trimming_knows_the_full_stop_of_chinese() -> None:
     assert filters.trim("你好。再见") == "你好。"
 

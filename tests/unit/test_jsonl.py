@@ -90,7 +90,6 @@ def test_a_packed_file_that_is_none_is_a_data_error(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.xfail(strict=True, reason="zlib.error is no OSError and gets through")
 def test_damage_inside_a_packed_file_is_a_data_error(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     packed = gzip.compress(_noise())

@@ -273,7 +273,6 @@ class TestRates:
         asyncio.run(some())
         assert server.times[-1] - server.times[0] < 0.5
 
-    @pytest.mark.xfail(strict=True, reason="a bucket makes the first request wait for its own share of the minute")
     @pytest.mark.parametrize("limit", [{"rpm": 20}, {"tpm": 120}])
     def test_the_first_request_goes_at_once(self, limit: dict[str, float]) -> None:
         async def first() -> None:

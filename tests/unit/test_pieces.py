@@ -120,7 +120,6 @@ def test_dialogues_of_other_shapes_are_a_source_too(tmp_path: Path, shape: Any) 
     assert Read(path).texts == [TEXT, TEXT + " Because."]
 
 
-@pytest.mark.xfail(strict=True, reason="a folder of run folders is searched for every file")
 def test_in_a_folder_of_runs_only_their_dialogues_are_read(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "writing"
     run.mkdir(parents=True)
@@ -244,7 +243,6 @@ def test_long_pieces_are_cut(tmp_path: Path) -> None:
     assert found.texts == ["The mill stood by the river. It ground the corn of three villages."]
 
 
-@pytest.mark.xfail(strict=True, reason="a text is measured after it was cut")
 def test_a_long_text_that_is_cut_is_not_short(tmp_path: Path) -> None:
     found = Read(jsonl(tmp_path / "x.jsonl", C4[:1]), min_chars=70, max_chars=70)
     assert len(found.pieces) == 1

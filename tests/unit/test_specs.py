@@ -39,7 +39,6 @@ def test_a_name_that_means_nothing_is_refused(typed: str) -> None:
         resolve(typed)
 
 
-@pytest.mark.xfail(strict=True, reason="the empty name is taken for the current folder")
 def test_an_empty_name_is_refused_even_beside_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.gguf").touch()
     monkeypatch.chdir(tmp_path)
@@ -58,7 +57,6 @@ def test_an_endpoint_model_nobody_knows_has_none() -> None:
     assert (spec.name, spec.scheme, spec.place, spec.price) == ("my-own:latest", "openai", "my-own:latest", None)
 
 
-@pytest.mark.xfail(strict=True, reason="openai:NAME gives any registry entry of that name, weights of ours too")
 def test_openai_always_means_an_endpoint() -> None:
     assert resolve("openai:smollm2-135m").scheme == "openai"
 

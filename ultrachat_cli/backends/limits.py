@@ -127,7 +127,7 @@ class Slots:
 
 
 class Bucket:
-    """A rate per minute, spread evenly, with `burst` seconds of it, or one request, at once. First come, first served."""
+    """A rate per minute, spread evenly, `burst` seconds of it, or one request, at once. First come, first served."""
 
     def __init__(self, per_minute: float, burst: float = 2.0) -> None:
         self._rate, self._burst = per_minute / 60, burst

@@ -109,6 +109,8 @@ async def estimate(config: GenerateConfig) -> Estimate:
                 )
         finally:
             journal.close()
+    if result.openings.total() < config.limit:
+        result.note += f"; the plan holds only {result.openings.total():,} of the {config.limit:,} dialogues asked for"
     requests = result.opening_requests + result.dialogue_requests
     tokens = result.prompt_tokens + result.completion_tokens
     limits = config.limits

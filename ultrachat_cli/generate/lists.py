@@ -13,6 +13,7 @@ import orjson
 
 from ultrachat_cli.backends.base import Sampling
 from ultrachat_cli.backends.chat_model import ChatModel
+from ultrachat_cli.errors import BackendError, CircuitOpen
 from ultrachat_cli.generate.prompts import Prompt, Prompts
 from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.settings import Opener
@@ -44,9 +45,14 @@ class ListMaker:
         taken: list[str] = []
         chunk = 0
         while len(taken) < count:
-            fresh = await self._chunk(
-                f"{key}#{chunk}", prompt, min(self.per_request, count - len(taken)), taken, values
-            )
+            wanted = min(self.per_request, count - len(taken))
+            try:
+                fresh = await self._chunk(f"{key}#{chunk}", prompt, wanted, taken, values)
+            except CircuitOpen:
+                raise
+            except BackendError:  # this list cannot be had (a content filter, a text too long); the others can
+                self._counts.warnings["lists that no answer came for"] += 1
+                return
             fresh = [item for item in fresh if plain(item) not in seen]
             if not fresh:
                 return
@@ -128,8 +134,9 @@ def _texts(value: Any) -> list[str]:
         value = next((v for v in value.values() if isinstance(v, list)), list(value.values()))
     if not isinstance(value, list):
         return []
-    flat = [next((text for text in v.values() if isinstance(text, str)), "") if isinstance(v, dict) else v for v in value]
-    return [item for item in flat if isinstance(item, str) and item.strip()]
+    flat = (list(v.values()) if isinstance(v, dict) else [v] for v in value)
+    texts = (next((text for text in parts if isinstance(text, str)), "") for parts in flat)
+    return [text for text in texts if text.strip()]
 
 
 def _whole_texts(text: str, at: int) -> list[str]:

@@ -10,11 +10,13 @@ def _any(*phrases: str) -> str:
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
+    """Any case, any apostrophe."""
+    return re.compile(pattern.replace("'", "['\u2019]"), re.IGNORECASE)
 
 
 TEMPLATE_TOKENS = re.compile(
     r"<\|?(?:im_start|im_end|endoftext|eot_id|start_header_id|end_header_id|/?s|INST)\|?>|\[/?INST\]"
+    r"|<\|(?:user|assistant|system|end)\|>|</?think>|<(?:start|end)_of_turn>"
 )
 """Tokens of chat templates that a model wrote out."""
 
@@ -30,16 +32,21 @@ PROMPT_LEAKS = _compile(
 )
 """Sentences of our prompts."""
 
+_GIVEN = "(?:help|time|information|assistance|explanation|answer|advice|insights?|support)"
+_NAME = r"(?:,? (?-i:[A-Z])[a-z]+(?=\W*$))?"
+
 POLITE = _compile(
     r"\b"
     + _any(
-        "thank(?:s| you)?(?: (?:so|very) much| a (?:lot|million|ton))?",
+        "thank(?:s| you)?(?: (?:so|very) much| a (?:lot|million|ton))?" + _NAME,
         "much appreciated",
-        "(?:i )?(?:really )?appreciate (?:it|that|this|your (?:help|time|assistance))",
-        "you(?:'re| are| were)? (?:very )?(?:welcome|helpful|great|awesome|amazing)",
+        rf"(?:i )?(?:really )?appreciate (?:it|that|this|your (?:\w+ )?{_GIVEN}(?: and (?:your )?{_GIVEN})?)",
+        "you(?:'re| are| were|'ve been| have been)? (?:very |so |really )?(?:welcome|helpful|great|awesome|amazing)",
         "that(?:'s| is| was)? (?:very |really |so )?(?:helpful|great|perfect|awesome|useful|interesting|wonderful)",
         "(?:it|this) (?:was|is) (?:very )?helpful",
-        "for (?:all )?(?:your|the) (?:help|time|information|assistance|explanation|answer|advice|insights?)",
+        "(?:that|this|it) (?:all )?(?:makes (?:perfect |more )?sense|clears (?:it|that|things|everything) up)",
+        "sounds (?:good|great|perfect)|will do",
+        rf"for (?:all )?(?:your|the) (?:\w+ )?{_GIVEN}(?: and (?:your )?{_GIVEN})?",
         "have a (?:nice|great|good|wonderful) (?:day|one|evening|weekend)",
         "good ?bye|bye|see you|take care",
         "great|perfect|awesome|excellent|wonderful|ok(?:ay)?|cool|nice|got it|i understand",
@@ -56,13 +63,21 @@ FILLERS = frozenset(
 )
 """Words that say nothing beside thanks."""
 
+_AI = (
+    r"an? (?:(?:large )?language model"
+    r"|(?:ai|artificial intelligence)(?: language)?(?: model| assistant| system| chatbot)?)"
+    r"(?=\s*[,.;:!?)\"]|\s*$|\s+(?:i|it|my|and|but|so|that|who|which|without|by|with|created|made|trained|developed)\b)"
+)
+"""A model's name for itself: one that goes on with a noun (an AI researcher) is somebody else's."""
+
 ANSWERING = _compile(
     r"^\W*"
     + _any(
-        "(?:sure|certainly|absolutely|of course)[,!.:]",
-        r"here(?:'s| is| are) (?:a|an|the|some|your|my)\b",
-        "as an? (?:ai|assistant|language model)",
-        "i(?:'m| am) (?:an ai|glad (?:you|i could|to)|happy to help|here to help)",
+        r"(?:sure|certainly|absolutely|of course)[,!.:]"
+        r"(?!\s*(?:but|and|so|yet|what|how|why|when|where|who|can|could|would|is|are|do|does|did)\b)",
+        r"here(?:'s| is| are) (?:a|an|the|some|your)\b",
+        f"as {_AI}",
+        f"i(?:'m| am) (?:(?:just |only |merely )?{_AI}|glad (?:you|i could|to)|happy to help|here to help)",
         "great question",
         "(?:that's|what) an? (?:great|excellent|good|interesting) question",
         "you(?:'re| are) welcome",
@@ -76,7 +91,7 @@ SERVING = _compile(
     _any(
         "feel free to (?:ask|let me know|reach out)",
         "i hope (?:this|that) helps",
-        "let me know if you (?:have|need)",
+        "let me know if you (?:have any|need (?:any|(?:more |further )?(?:help|assistance|information)))",
         "is there anything else (?:i can|you)",
         "how (?:can|may) i (?:help|assist) you",
     )
@@ -90,11 +105,12 @@ LIST_ROW = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+\S", re.MULTILINE)
 
 AS_AN_AI = _compile(
     _any(
-        r"\bas an? (?:ai|artificial intelligence|large language model|language model|virtual assistant|machine)\b",
-        r"\bi(?:'m| am) (?:just |only |merely )?an? (?:ai|artificial intelligence|(?:large )?language model)\b",
+        rf"\b(?:(?<!such )as|i(?:'m| am)(?: just| only| merely)?) {_AI}",
+        r"\bas a (?:virtual assistant|machine), i (?:can(?:not|'t)|am (?:not|unable)|do(?: not|n't)|have no|lack)\b",
         r"\bi (?:do not|don't) have (?:feelings|emotions"
         "|personal (?:experiences?|opinions?|beliefs|feelings|preferences))",
-        r"\bmy (?:training data|knowledge cutoff)\b",
+        r"\bmy (?:knowledge|training) cut-?off\b|\bbased on my training data\b",
+        r"\bmy training data (?:only )?(?:goes|extends|ends|stops|cuts off|was last)\b",
     )
 )
 """A model talking of itself."""
@@ -103,9 +119,15 @@ REFUSAL = _compile(
     r"^\W*"
     r"(?:(?:i(?:'m| am) (?:very |really |so )?sorry|sorry|apologies|i apologi[sz]e|unfortunately)\b[^.!?\n]{0,40}?)?"
     r",?\s*(?:but )?"
-    r"i(?:'m| am)? ?(?:can(?:no|')t|unable to|not able to|won't|will not|must decline to)\b[^.!?\n]{0,30}"
+    r"i(?:'m| am)? ?(?:can(?:no|')t|unable to|not able to|won't|will not|must decline to)\b"
+    r"(?! (?:help (?:but|\w+ing)|wait)\b)[^.!?\n]{0,30}"
     r"\b(?:help|assist|provide|fulfil|comply|answer|do that|create|write|generate|support|discuss|engage)"
 )
 """An answer that begins by declining."""
 
-SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s|$)|```\s*$")
+SENTENCE_END = re.compile(
+    r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09]*|```\s*$"
+)
+
+BARE_NUMBER = re.compile(r"(?:^|\n)[ \t]*\d{1,3}\.$")
+"""The number of a list row without the row."""

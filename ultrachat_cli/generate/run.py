@@ -21,6 +21,7 @@ from ultrachat_cli.generate.run_folder import REJECTED, WRITTEN, RunFolder
 from ultrachat_cli.generate.settings import GenerateConfig, Sector
 
 Say = Callable[[str], None]
+_STALE = 1000  # near duplicates in a row after which a plan counts as exhausted
 
 
 @dataclass
@@ -150,11 +151,17 @@ class _Generation:
     async def _start_all(self, sector: Sector, openings: AsyncIterator[Opening], quota: _Quota) -> None:
         """Start a dialogue whenever a slot is idle and a place is free, until no place is left to fill."""
         slots = self._stage.cast.assistant.limiter.slots
+        stale = 0
         async for opening in openings:
             identity = opening.id(self._config.seed)
             if not await self._index.novel(sector, identity, opening.likeness or opening.text):
                 self._counts.duplicates += 1
+                stale += 1
+                if stale == _STALE:
+                    self._say(f"the {sector} plan gives nothing new any more: {_STALE} near duplicates in a row")
+                    return
                 continue
+            stale = 0
             outcome = self._folder.outcome(identity)
             quota.kept += outcome == WRITTEN
             quota.rejected += outcome not in (None, WRITTEN)

@@ -118,8 +118,8 @@ class World(Frozen):
 class Writing(Frozen):
     """Creation and writing (sector 2)."""
 
-    instructions: int = Field(default=200, ge=1)
-    """Instructions of each of the 20 material types."""
+    instructions: int | None = Field(default=None, ge=1)
+    """Most instructions of each of the 20 material types (the original: 200); none = as many as the limit needs."""
     expand: float = Field(default=0.8, ge=0, le=1)
     """Share of the instructions that are expanded with detail."""
 

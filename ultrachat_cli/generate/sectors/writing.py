@@ -25,14 +25,15 @@ async def _lane(
     """Instructions of one type: many small requests, each led by other subjects, an audience and a tone."""
     words = shipped.angles()
     made = batch = 0
-    while made < settings.instructions:
+    while settings.instructions is None or made < settings.instructions:
         key = f"writing/{number}/{batch}"
         draw = random.Random(f"{seed}/{key}")
         subjects = draw.sample(words["subjects"], 3)
         audience, tone = draw.choice(words["audiences"]), draw.choice(words["tones"])
         angle = f"{', '.join(subjects)}; for {audience}; in a tone of {tone}"
         names = {"type": kind.name, "noun": kind.noun, "angle": angle, "subject": subjects[0]}
-        count = min(lists.per_request, settings.instructions - made)
+        left = lists.per_request if settings.instructions is None else settings.instructions - made
+        count = min(lists.per_request, left)
         n = 0
         async for text in lists.items(key, "writing/instructions", count, **names):
             path = (str(number), str(batch), str(n))
