@@ -6,6 +6,7 @@ Order, the later wins: defaults of the model < file (`--config`) < environment (
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,10 +128,13 @@ def load(
     except ValidationError as error:
         faults += [_fault(model, detail, sources) for detail in error.errors()]
         raise ConfigError(faults, _see(area)) from None
+    leaves = {keys: (at, leaf) for keys, at in sources.items() if not isinstance(leaf := _get(merged, keys), dict)}
+    faults += [
+        f"{at}: {'.'.join(k)}: not valid UTF-8" for k, (at, leaf) in leaves.items() if not _is_text([k, at, leaf])
+    ]
     if faults:
         raise ConfigError(faults, _see(area))
-    leaves = {".".join(keys): at for keys, at in sources.items() if not isinstance(_get(merged, keys), dict)}
-    return Loaded(value, leaves)
+    return Loaded(value, {".".join(keys): at for keys, (at, _) in leaves.items()})
 
 
 def find(area: str, name: str) -> Path:
@@ -216,6 +220,14 @@ def _paths(keys: Keys, value: Any) -> Iterator[Keys]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _paths((*keys, key), inner)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether no part of a value is a name in another encoding: the manifest could not hold it."""
+    try:
+        return bool(json.dumps(value, ensure_ascii=False, default=str).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _get(data: Any, keys: Keys) -> Any:

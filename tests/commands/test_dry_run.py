@@ -33,9 +33,21 @@ def test_no_key_is_needed(ultrachat: Ultrachat) -> None:
 
 
 def test_no_weights_are_needed(ultrachat: Ultrachat) -> None:
-    plan = ultrachat("generate", "--dry-run", "--json", "-n", "5").json
+    (ultrachat.folder / "topics.yaml").write_text("[weather, trade]")
+    (ultrachat.folder / "entities.txt").write_text("rice\nboats\n")
+    lists = ("--set", "world.topics=topics.yaml", "--entities", "entities.txt")
+    plan = ultrachat("generate", "--dry-run", "--json", "-n", "5", *lists).json
     assert plan["models"] == dict.fromkeys(("assistant", "user", "opening"), "smollm2-135m")
     assert plan["cost"] == 0
+
+
+def test_the_plan_of_the_embedded_model(ultrachat: Ultrachat) -> None:
+    """Its prompts want items of a certain form, which made-up lists need not have."""
+    (ultrachat.folder / "topics.yaml").write_text("[weather, trade]")
+    (ultrachat.folder / "entities.txt").write_text("rice\nboats\n")
+    lists = ("--set", "world.topics=topics.yaml", "--entities", "entities.txt")
+    plan = ultrachat("generate", "--dry-run", "--json", "-s", "all", "-n", "15", *lists).json
+    assert plan["openings"] == {"world": 5, "writing": 5, "materials": 5}
 
 
 def test_for_people(ultrachat: Ultrachat) -> None:

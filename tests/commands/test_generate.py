@@ -116,13 +116,17 @@ def test_all_sectors(ultrachat: Ultrachat, steady: Running) -> None:
     assert set(manifest(ultrachat.folder / "runs/all")["identity"]["lists"]) >= {"topics", "entities", "templates"}
 
 
-@pytest.mark.parametrize(("rounds", "low", "high"), [("2", 2, 2), ("1", 1, 1), ("4-5", 4, 5)])
-def test_rounds(ultrachat: Ultrachat, steady: Running, rounds: str, low: int, high: int) -> None:
-    assert ultrachat(*served(steady, "--rounds", rounds, "-n", "12")).code == 0
-    lines = dialogues(ultrachat.folder / "runs/world")
-    assert len(lines) == 12
-    for line in lines:
-        check(line, low, high)
+ROUNDS_ASKED = {"2": (2, 2), "1": (1, 1), "4-5": (4, 5)}
+
+
+def test_rounds(ultrachat: Ultrachat, steady: Running) -> None:
+    results = ultrachat.many(*(served(steady, "--rounds", rounds, "-n", "12", "-o", rounds) for rounds in ROUNDS_ASKED))
+    assert [result.code for result in results] == [0, 0, 0]
+    for rounds, (low, high) in ROUNDS_ASKED.items():
+        lines = dialogues(ultrachat.folder / rounds)
+        assert len(lines) == 12
+        for line in lines:
+            check(line, low, high)
 
 
 def test_the_manifest(ultrachat: Ultrachat, steady: Running) -> None:
@@ -144,22 +148,29 @@ def test_the_manifest(ultrachat: Ultrachat, steady: Running) -> None:
 # Formats
 
 
-@pytest.mark.parametrize("shape", ["messages", "sharegpt", "parquet"])
-def test_other_formats_say_the_same(ultrachat: Ultrachat, steady: Running, shape: str) -> None:
-    result = ultrachat(*served(steady, "-n", "8", "--format", shape))
-    assert result.code == 0, result
-    folder = ultrachat.folder / "runs/world"
+SHAPES = ("messages", "sharegpt", "parquet")
+
+
+def test_other_formats_say_the_same(ultrachat: Ultrachat, steady: Running) -> None:
+    results = ultrachat.many(*(served(steady, "-n", "8", "--format", shape, "-o", shape) for shape in SHAPES))
+    for shape, result in zip(SHAPES, results, strict=True):
+        assert result.code == 0, result
+        same(ultrachat.folder / shape, shape)
+        name = "dialogues.parquet" if shape == "parquet" else f"dialogues.{shape}.jsonl"
+        assert result.json["files"] == [f"{shape}/dialogues.jsonl", f"{shape}/{name}"]
+
+
+def same(folder: Path, shape: str) -> None:
+    """The other file holds the dialogues of dialogues.jsonl, in its own shape."""
     own = dialogues(folder)
-    target = folder / ("dialogues.parquet" if shape == "parquet" else f"dialogues.{shape}.jsonl")
-    assert result.json["files"] == [f"runs/world/{name}" for name in ("dialogues.jsonl", target.name)]
     if shape == "parquet":
         import pyarrow.parquet
 
-        found = pyarrow.parquet.read_table(target).to_pylist()
+        found = pyarrow.parquet.read_table(folder / "dialogues.parquet").to_pylist()
         assert [orjson.loads(row["meta"]) for row in found] == [row["meta"] for row in own]
         turns = [[(turn["role"], turn["content"]) for turn in row["messages"]] for row in found]
     else:
-        found = rows(target)
+        found = rows(folder / f"dialogues.{shape}.jsonl")
         assert [row["meta"] for row in found] == [row["meta"] for row in own]
         key, who, what = ("messages", "role", "content") if shape == "messages" else ("conversations", "from", "value")
         turns = [[(turn[who], turn[what]) for turn in row[key]] for row in found]
@@ -413,21 +424,24 @@ def test_a_lowered_limit_removes_nothing(ultrachat: Ultrachat, steady: Running) 
 
 
 def test_the_seed_decides(ultrachat: Ultrachat, steady: Running) -> None:
-    by_run = {}
-    for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
-        assert ultrachat(*served(steady, "-s", "all", "-n", "9", "--seed", seed, "-o", name)).code == 0
-        by_run[name] = {line["id"]: line for line in dialogues(ultrachat.folder / name)}
+    seeds = {"a": "7", "b": "7", "c": "8"}
+    ultrachat.many(
+        *(served(steady, "-s", "all", "-n", "9", "--seed", seed, "-o", name) for name, seed in seeds.items())
+    )
+    by_run = {name: {line["id"]: line for line in dialogues(ultrachat.folder / name)} for name in seeds}
+    assert len(by_run["a"]) == 9
     assert by_run["a"] == by_run["b"]
     assert not set(by_run["a"]) & set(by_run["c"])
 
 
 def test_speed_does_not_change_what_is_made(ultrachat: Ultrachat, steady: Running, server: Serve) -> None:
     uneven = server(delay=0.002, jitter=0.03)
-    for name, at, slots in (("slow", steady, "1"), ("fast", uneven, "32")):
-        assert ultrachat(*served(at, "-n", "25", "-j", slots, "-o", name)).code == 0
+    settings = (("slow", steady, "1"), ("fast", uneven, "32"))
+    ultrachat.many(*(served(at, "-n", "25", "-j", slots, "-o", name) for name, at, slots in settings))
     slow, fast = (
         {line["id"]: line["data"] for line in dialogues(ultrachat.folder / name)} for name in ("slow", "fast")
     )
+    assert len(slow) == 25
     assert slow == fast
 
 

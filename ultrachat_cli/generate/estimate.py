@@ -16,7 +16,7 @@ from ultrachat_cli.backends.limits import Budget, Limiter, LimitSettings, Usage
 from ultrachat_cli.backends.scripted import ScriptedBackend, synthetic
 from ultrachat_cli.generate import setup
 from ultrachat_cli.generate.converse import draw_rounds
-from ultrachat_cli.generate.lists import ListMaker
+from ultrachat_cli.generate.lists import ListMaker, portion
 from ultrachat_cli.generate.plan import Opening, ordered
 from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.settings import GenerateConfig, Sector, Speaker
@@ -125,8 +125,11 @@ async def _simulate(
     plan = _Plan(Counter(), Counter(), Counter(), Counter())
     usage, unlimited = Usage(), LimitSettings()
     limiter = Limiter(unlimited, usage, Budget(None))
-    opener = ChatModel(spec, ScriptedBackend(synthetic), limiter, journal, None, 0, "")
-    lists = ListMaker(opener, parts.prompts, config.opening, config.seed, Counts())
+    # Made-up items fit no pattern: a small model's lists are planned with the plain prompts, in its own portions.
+    plain = spec.model_copy(update={"prompts": ""})
+    opener = ChatModel(plain, ScriptedBackend(synthetic), limiter, journal, None, 0, "")
+    portions = config.opening.model_copy(update={"per_request": portion(spec, config.opening)})
+    lists = ListMaker(opener, parts.prompts, portions, config.seed, Counts())
     answer = min(ANSWER, config.assistant.max_tokens or ANSWER)
     question = min(QUESTION, config.user.max_tokens or QUESTION)
     expansions: list[asyncio.Future[str]] = []

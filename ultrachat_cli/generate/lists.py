@@ -18,6 +18,7 @@ from ultrachat_cli.generate.prompts import Prompt, Prompts
 from ultrachat_cli.generate.report import Counts
 from ultrachat_cli.generate.settings import Opener
 from ultrachat_cli.generate.speaking import sampling
+from ultrachat_cli.models.specs import ModelSpec
 
 _MARKER = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\(?[a-z][.)]|\(?[A-Z]\))\s+(?=\S)")
 _PAIRS = {**{mark: mark for mark in "\"'`*_"}, "\u201c": "\u201d", "\u2018": "\u2019"}
@@ -36,7 +37,7 @@ class ListMaker:
         self._model, self._prompts, self._settings = model, prompts, settings
         self._seed, self._counts = seed, counts
         self.small = model.spec.prompts == "small"
-        self.per_request = settings.per_request or (5 if self.small else 10)
+        self.per_request = portion(model.spec, settings)
 
     async def items(self, key: str, name: str, count: int, **values: str) -> AsyncIterator[str]:
         """Up to `count` distinct items of prompt `name`, asked for chunk by chunk as they are consumed."""
@@ -97,6 +98,11 @@ class ListMaker:
         if not self._model.spec.list_sampling:
             fields |= {"temperature": 1.0, "max_tokens": 1024}  # variety is what lists are for
         return sampling(fields, settings, zlib.crc32(f"{self._seed}/{key}".encode()))
+
+
+def portion(spec: ModelSpec, settings: Opener) -> int:
+    """Items asked for in one request."""
+    return settings.per_request or (5 if spec.prompts == "small" else 10)
 
 
 def schema(count: int, patterns: Sequence[str] = ()) -> dict[str, Any]:

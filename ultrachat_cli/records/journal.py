@@ -71,8 +71,13 @@ class Journal:
                 self.repeated += 1
                 return stored
             running = self._running[key] = asyncio.ensure_future(self._ask(key, call))
-            running.add_done_callback(lambda _: self._running.pop(key, None))
+            running.add_done_callback(partial(self._ended, key))
         return await asyncio.shield(running)
+
+    def _ended(self, key: str, call: asyncio.Future[Completion]) -> None:
+        self._running.pop(key, None)
+        if not call.cancelled():
+            call.exception()  # of a call nobody waits for any more, it is nobody's error
 
     async def _ask(self, key: str, call: Callable[[], Awaitable[Completion]]) -> Completion:
         answer = await call()
