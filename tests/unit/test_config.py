@@ -360,7 +360,7 @@ def test_a_folder_may_be_called_by_a_date(load: Loader) -> None:
     assert load(sets=["output=2024-01-05"]).value.output == Path("2024-01-05")
 
 
-@pytest.mark.parametrize("text", ["output: 2024-13-45", "output: \x01", "x: &a [*a]"])
+@pytest.mark.parametrize("text", ["output: !!timestamp 2024-13-45", "output: \x01", "x: &a [*a]"])
 def test_yaml_that_cannot_be_built_is_a_fault(load: Loader, text: str) -> None:
     assert load.faults(text)[0].startswith("FILE:1: ")
 

@@ -47,7 +47,7 @@ def prepare(config: GenerateConfig, on_bad: OnBad) -> Parts:
     if "materials" in config.sectors:
         pieces.check_not_empty(config.materials)
         lists["templates"] = vars(shipped.templates(config.materials.templates))
-        lists["materials"] = [(path.name, path.stat().st_size) for path in pieces.files(config.materials.paths)]
+        lists["materials"] = [(ascii(path.name), path.stat().st_size) for path in pieces.files(config.materials.paths)]
     identity = {
         "config": config.identity(),
         "prompts": prompts.hashes(config.sectors),
