@@ -84,7 +84,7 @@ class Ultrachat:
         preexec: Callable[[], None] | None = None,
     ) -> Started:
         process = subprocess.Popen(
-            [str(COMMAND), *map(os.fspath, args)],
+            [str(COMMAND), *(os.fspath(arg) for arg in args)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

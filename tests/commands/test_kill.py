@@ -191,3 +191,28 @@ def test_the_second_of_two_processes_is_refused_and_the_first_goes_on(ultrachat:
     first = started.wait()
     assert (first.code, first.json["written"]) == (0, 20)
     assert len(ids(ultrachat.folder / "run")) == 20
+
+
+def reads(pid: int, path: Path) -> bool:
+    """Whether a process has the file open."""
+    try:
+        return any(os.readlink(link) == str(path) for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # a file was closed meanwhile
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+@pytest.mark.xfail(
+    strict=True, reason="setup.prepare reads materials on the event loop: no signal is served until its end"
+)
+def test_a_signal_while_materials_are_searched(ultrachat: Ultrachat, steady: Running) -> None:
+    path = ultrachat.folder / "short.jsonl"
+    path.write_bytes(b'{"text": "too short to be used"}\n' * 1_500_000)
+    started = ultrachat.start(*made_by(steady, "-s", "materials", "--materials", path))
+    assert when(lambda: reads(started.pid, path), started)
+    time.sleep(0.2)
+    result, took = started.send(signal.SIGTERM)
+    assert result.code == 130, result
+    assert "Traceback" not in result.stderr
+    assert took < 4
