@@ -28,7 +28,6 @@ from openai_server import Options, running  # noqa: E402
 
 ULTRACHAT = str(Path(sys.executable).with_name("ultrachat"))
 DELAY = 0.2
-TOPICS_ONLY = ["--set", "world.mix={topic: 1, meta: 0, specific: 0, general: 0}"]
 
 
 @dataclass
@@ -84,7 +83,7 @@ def generate(url: str, parallel: int, dialogues: int, *more: str) -> Measured:
     try:
         where = ["--base-url", url, "--model", "test-model", "--output", folder, "--json", "-q"]
         size = ["--limit", str(dialogues), "--rounds", "4", "--concurrency", str(parallel)]
-        return measure([ULTRACHAT, "generate", *where, *size, *TOPICS_ONLY, *more])
+        return measure([ULTRACHAT, "generate", *where, *size, *more])
     finally:
         shutil.rmtree(folder)
 
