@@ -162,7 +162,7 @@ def start_up(repeats: int) -> None:
 
 
 def embedded(repeats: int) -> None:
-    from embedded import compare
+    from engine import compare
 
     print("\n### The embedded model: the dialogue engine against llama.cpp alone on the same requests\n")
     print("| in flight | engine tokens/s | llama.cpp alone tokens/s | share |\n|---|---|---|---|")

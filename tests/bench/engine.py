@@ -56,7 +56,7 @@ async def _engine(slots: int) -> float:
     counts = Counts()
     with tempfile.TemporaryDirectory() as folder:
         flags = {
-            "limit": ("--limit", 6 * slots),
+            "limit": ("--limit", 3 * slots),
             "rounds": ("--rounds", "3"),
             "output": ("--output", Path(folder)),
             "limits.concurrency": ("--concurrency", slots),
