@@ -57,7 +57,7 @@ async def _engine(slots: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         flags = {
             "limit": ("--limit", 3 * slots),
-            "rounds": ("--rounds", "3"),
+            "rounds": ("--rounds", "2"),
             "output": ("--output", Path(folder)),
             "limits.concurrency": ("--concurrency", slots),
         }

@@ -166,7 +166,7 @@ def embedded(repeats: int) -> None:
 
     print("\n### The embedded model: the dialogue engine against llama.cpp alone on the same requests\n")
     print("| in flight | engine tokens/s | llama.cpp alone tokens/s | share |\n|---|---|---|---|")
-    for slots in (8, 16):
+    for slots in (4, 8):
         pairs = [compare(slots) for _ in range(repeats)]
         ours, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
         share = statistics.median(a / b for a, b in pairs)
