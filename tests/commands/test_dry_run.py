@@ -7,7 +7,7 @@ import time
 import orjson
 import pytest
 
-from tests.commands.helpers import dialogues, refused
+from tests.commands.checks import dialogues, refused
 from tests.conftest import Ultrachat
 from tests.openai_server import Running
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.commands.helpers import EAGER, by_id, dialogues, hashes, ids, manifest, refused
+from tests.commands.checks import EAGER, by_id, dialogues, hashes, ids, manifest, refused
 from tests.conftest import Answer, Asked, Serve, Ultrachat, Web, completion, error
 from tests.openai_server import Running, Voice
 

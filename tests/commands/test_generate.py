@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.commands.helpers import ROUNDS, dialogues, ids, manifest, refused, rows
+from tests.commands.checks import ROUNDS, dialogues, ids, manifest, refused, rows
 from tests.conftest import Answer, Asked, Serve, Ultrachat, Web, completion, error
 from tests.openai_server import Running, Voice
 

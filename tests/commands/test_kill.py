@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.helpers import by_id, dialogues, ids, manifest, refused, rows, when, when_answered
+from tests.commands.checks import by_id, dialogues, ids, manifest, refused, rows, when, when_answered
 from tests.conftest import Answer, Asked, Serve, Ultrachat, Web, completion
 from tests.openai_server import Running
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands.helpers import refused, weights_or_skip
+from tests.commands.checks import refused, weights_or_skip
 from tests.conftest import Result, Ultrachat
 
 KNOWN = (

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.commands.helpers import EAGER, by_id, ids, manifest, refused, weights_or_skip
+from tests.commands.checks import EAGER, by_id, ids, manifest, refused, weights_or_skip
 from tests.conftest import Answer, Asked, Serve, Ultrachat, Web, error
 from tests.openai_server import Running
 

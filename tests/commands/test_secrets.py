@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.commands.helpers import EAGER, manifest
+from tests.commands.checks import EAGER, manifest
 from tests.conftest import Answer, Asked, Result, Serve, Ultrachat, Web, completion, error
 from tests.openai_server import Running, Voice
 

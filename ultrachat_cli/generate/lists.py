@@ -42,7 +42,6 @@ class ListMaker:
     async def items(self, key: str, name: str, count: int, **values: str) -> AsyncIterator[str]:
         """Up to `count` distinct items of prompt `name`, asked for chunk by chunk as they are consumed."""
         prompt = self._prompts.get(name, self._model.spec.prompts)
-        seen: set[str] = set()
         taken: list[str] = []
         chunk = 0
         while len(taken) < count:
@@ -54,11 +53,9 @@ class ListMaker:
             except BackendError:  # this list cannot be had (a content filter, a text too long); the others can
                 self._counts.warnings["lists that no answer came for"] += 1
                 return
-            fresh = [item for item in fresh if plain(item) not in seen]
             if not fresh:
                 return
-            for item in fresh[: count - len(taken)]:
-                seen.add(plain(item))
+            for item in fresh:  # no more than wanted, and none that was taken before
                 taken.append(item)
                 yield item
             chunk += 1
