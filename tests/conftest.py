@@ -112,6 +112,10 @@ class Ultrachat:
             return list(pool.map(lambda command: self(*command), commands))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="write the files in tests/golden anew")
+
+
 @pytest.fixture(scope="session")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Nothing of the caller's: no keys, no proxies, no settings, a home of its own."""

@@ -203,9 +203,6 @@ def reads(pid: int, path: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-@pytest.mark.xfail(
-    strict=True, reason="setup.prepare reads materials on the event loop: no signal is served until its end"
-)
 def test_a_signal_while_materials_are_searched(ultrachat: Ultrachat, steady: Running) -> None:
     path = ultrachat.folder / "short.jsonl"
     path.write_bytes(b'{"text": "too short to be used"}\n' * 1_500_000)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +11,9 @@ import orjson
 import pytest
 
 from ultrachat_cli.errors import ConfigError, DataError
-from ultrachat_cli.generate import pieces, shipped
+from ultrachat_cli.generate import pieces, setup, shipped
 from ultrachat_cli.generate.pieces import Piece
-from ultrachat_cli.generate.settings import Materials
+from ultrachat_cli.generate.settings import GenerateConfig, Materials
 from ultrachat_cli.records.dialogue import Dialogue
 
 TEXT = "The mill stood by the river. It ground the corn of three villages. One day the wheel stopped."
@@ -268,3 +269,13 @@ def test_materials_without_a_usable_text_are_refused(tmp_path: Path, content: st
 
 def test_one_usable_text_is_enough(tmp_path: Path) -> None:
     pieces.check_not_empty(Materials(paths=[jsonl(tmp_path / "x.jsonl", [1, 2, C4[0]])], min_chars=10))
+
+
+def test_a_file_name_that_is_not_utf8_is_read_and_recorded(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    name = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")
+    Path(name).write_text("Rivers shape the valleys they run through. " * 9)
+    config = GenerateConfig.model_validate({"sector": "materials", "materials": {"paths": [str(folder)]}})
+    parts = setup.prepare(config, pytest.fail)
+    assert orjson.dumps(parts.identity)

@@ -36,23 +36,24 @@ def run(job: Coroutine[Any, Any, T], farewell: str) -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
-        def stop() -> None:
+        def stop(*_: Any) -> None:
             if interrupted.is_set():
                 os._exit(INTERRUPTED)
             interrupted.set()
-            task.cancel()
             watchdog = threading.Timer(_PATIENCE, leave)
             watchdog.daemon = True
             watchdog.start()
+            loop.call_soon_threadsafe(task.cancel)
 
         def leave() -> None:
-            # What was answered is on file; only threads of the embedded model can still be busy here.
+            # What was answered is on file; only threads of the embedded model, or a long search on the loop, are busy.
             print(farewell, file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
 
         if main:
+            # Plain handlers, not the loop's: they run between two bytecodes even when the loop itself is held up.
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop)
+                signal.signal(number, stop)
         return await job
 
     with asyncio.Runner(loop_factory=new_loop) as runner:

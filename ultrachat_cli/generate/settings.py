@@ -154,7 +154,7 @@ class Filters(Frozen):
 
     retries: int = Field(default=2, ge=0)
     """How often a bad turn is asked for again."""
-    language: str = "en"
+    language: str | None = "en"
     """Language of the user's turns (ISO 639-1), or empty for any."""
     language_score: float = Field(default=0.6, ge=0, le=1)
     """Certainty at which another language counts as wrong."""
