@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ultrachat_cli.config import Frozen
 
 app = typer.Typer(help="List, show and check configs.", no_args_is_help=True)
-AREAS = ("generate",)
+AREAS = ("generate", "dedupe")
 
 
 def _model(area: str) -> type[Frozen]:
@@ -23,6 +23,10 @@ def _model(area: str) -> type[Frozen]:
         from ultrachat_cli.generate.settings import GenerateConfig
 
         return GenerateConfig
+    if area == "dedupe":
+        from ultrachat_cli.dedupe.settings import DedupeConfig
+
+        return DedupeConfig
     raise ConfigError(f"unknown config area '{area}'{did_you_mean(area, AREAS)}", f"areas: {', '.join(AREAS)}")
 
 

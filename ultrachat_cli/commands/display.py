@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,17 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ultrachat_cli.generate.estimate import Estimate
     from ultrachat_cli.generate.report import Counts, Report
+
+
+class Rows(Protocol):
+    """A report."""
+
+    def record(self) -> dict[str, Any]:
+        """For machines."""
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """For people."""
+
 
 _PLAIN_EVERY = 30.0  # seconds
 Say = Callable[[str], None]
@@ -193,6 +204,14 @@ def _table(rows: list[tuple[str, str]]) -> None:
         if value:
             table.add_row(Text(name, style="bold"), Text(value))
     Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def report_rows(result: Rows, json: bool) -> None:
+    """The end of a job that tells its own rows."""
+    if json:
+        dump(result.record())
+    else:
+        _table(list(result.rows()))
 
 
 def estimate(plan: Estimate, json: bool) -> None:

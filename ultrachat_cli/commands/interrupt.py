@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
@@ -17,6 +18,25 @@ from ultrachat_cli.errors import INTERRUPTED
 
 T = TypeVar("T")
 _PATIENCE = 1.6  # seconds for the orderly way out, so that all of it ends within two
+
+
+@contextmanager
+def plain(farewell: str) -> Iterator[None]:
+    """For work without an event loop: the first signal ends it with `KeyboardInterrupt`, said in one line, exit 130."""
+
+    def stop(*_: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+        raise KeyboardInterrupt
+
+    if threading.main_thread() is threading.current_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(farewell, file=sys.stderr, flush=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def run(job: Coroutine[Any, Any, T], farewell: str) -> T:

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ultrachat_cli.errors import ConfigError, DataError, MissingExtra
+from ultrachat_cli.errors import ConfigError, DataError
 from ultrachat_cli.generate import shipped
 from ultrachat_cli.generate.filters import trim
 from ultrachat_cli.generate.settings import Materials
 from ultrachat_cli.generate.shipped import MaterialType
+from ultrachat_cli.records import files as sources
 from ultrachat_cli.records import jsonl
 from ultrachat_cli.records.dialogue import parse
 
-_LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _TEXTS = (".txt", ".md", ".text")
-_RUN_FILE = "dialogues.jsonl"
 _NOT_LETTERS = re.compile(r"[^a-z]+")
 
 
@@ -35,32 +34,7 @@ class Piece:
 
 def files(paths: list[Path]) -> list[Path]:
     """The files behind files, folders and run folders, in order; `ConfigError` for what is missing or unknown."""
-    found: list[Path] = []
-    faults: list[str] = []
-    for path in paths or [shipped.DATA / "passages.jsonl"]:
-        if (path / _RUN_FILE).is_file():
-            found.append(path / _RUN_FILE)
-        elif path.is_dir():
-            runs = {run.parent for run in path.rglob(_RUN_FILE)}
-            inside = [
-                p
-                for p in sorted(path.rglob("*"))
-                if p.is_file()
-                and p.name.endswith((*_LINES, *_TEXTS, ".parquet"))
-                and (p.name == _RUN_FILE or runs.isdisjoint(p.parents))
-            ]
-            found += inside
-            if not inside:
-                faults.append(f"materials: {path}: no .jsonl, .jsonl.gz, .parquet, .txt or .md file in this folder")
-        elif not path.is_file():
-            faults.append(f"materials: {path}: no such file")
-        elif not path.name.endswith((*_LINES, *_TEXTS, ".parquet")):
-            faults.append(f"materials: {path}: unknown kind of file (use .jsonl, .jsonl.gz, .parquet, .txt or .md)")
-        else:
-            found.append(path)
-    if faults:
-        raise ConfigError(faults)
-    return found
+    return sources.find(paths or [shipped.DATA / "passages.jsonl"], "materials", (*sources.SUFFIXES, *_TEXTS))
 
 
 def read(settings: Materials, on_bad: jsonl.OnBad, skipped: Counter[str]) -> Iterator[Piece]:
@@ -121,9 +95,8 @@ def _rows(path: Path, on_bad: jsonl.OnBad) -> Iterator[Row]:
         except (OSError, UnicodeDecodeError) as error:
             on_bad(DataError(path, 0, f"cannot be read: {error}"))
         return
-    records = _parquet(path) if path.suffix == ".parquet" else jsonl.read(path, on_bad)
     try:
-        for number, record in records:
+        for number, record in sources.rows(path, on_bad):
             try:
                 yield _row(record, f"{path.name}:{number}")
             except ValueError as error:
@@ -145,18 +118,3 @@ def _row(record: Any, place: str) -> Row:
             raise ValueError("a dialogue without an answer")
         return max(answers, key=len), kind, "", f"dialogue {dialogue.id}"
     raise ValueError("no 'text' in this line")
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow.parquet as parquet  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise MissingExtra(f"reading {path}", "pyarrow", "parquet") from error
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-    except (OSError, ValueError) as error:
-        raise DataError(path, number, f"not readable as Parquet: {error}") from error

@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 
-from ultrachat_cli.errors import DataError, UltraError
+from ultrachat_cli.errors import DataError, MissingExtra, UltraError
 
 OnBad = Callable[[DataError], None]
 
 
+def zstandard(path: Path) -> Any:
+    """The zstandard package; `MissingExtra` where it is not installed."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtra(f"{path}", "zstandard", "zstd") from error
+    return zstandard
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file's plain bytes, whether .gz, .zst or neither; "-" is stdin."""
+    if path == Path("-"):
+        return sys.stdin.buffer
+    if path.suffix == ".zst":
+        return cast(IO[bytes], io.BufferedReader(zstandard(path).open(path, "rb"), 1 << 20))
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+@contextmanager
+def packing(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Compresses what is written to `file`, as the name of `path` says. Equal input gives equal bytes."""
+    if path.suffix == ".gz":
+        with gzip.GzipFile(fileobj=file, mode="wb", mtime=0, compresslevel=6) as packed:
+            yield cast(IO[bytes], packed)
+    elif path.suffix == ".zst":
+        with zstandard(path).ZstdCompressor().stream_writer(file, closefd=False) as packed:
+            yield packed
+    else:
+        yield file
+
+
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, bytes) of a text file, plain or .gz; `DataError` when it cannot be read on."""
+    """(line number from 1, bytes) of a text file, packed or not; `DataError` when it cannot be read on."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line
-    except (OSError, EOFError, zlib.error) as error:
+    except _unreadable() as error:
         raise DataError(path, number, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    packed = sys.modules.get("zstandard")
+    return (OSError, EOFError, zlib.error, *([packed.ZstdError] if packed else []))
 
 
 def read(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Any]]:

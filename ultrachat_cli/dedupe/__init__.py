@@ -1,0 +1,1 @@
+"""Dialogues become fewer: exact, near and semantic duplicates, and overlap with benchmarks."""

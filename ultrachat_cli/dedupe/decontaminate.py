@@ -1,0 +1,105 @@
+"""Overlap with benchmarks: which dialogues hold text of which evaluation items.
+
+Two searches over every turn of the chosen speakers. n-grams (case folded, punctuation gone): the share of an item's
+words that lie in n-grams it shares with one dialogue (Tulu 3: 8-grams, half of the item; GPT-3: one 13-gram). And near
+equality of a single turn with an item, by Jaccard similarity of word 5-grams, which also finds items shorter than n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ultrachat_cli.dedupe import overlap, words
+from ultrachat_cli.dedupe.settings import Against
+from ultrachat_cli.errors import ConfigError, DataError
+from ultrachat_cli.records import files
+
+_NEAR_GRAM = 5
+_FIELDS = ("instruction", "prompt", "question", "text", "input", "query", "goal", "content")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One text of a benchmark."""
+
+    name: str
+    """file:number."""
+    text: str
+
+
+def load(paths: list[Path]) -> list[Item]:
+    """All items of benchmark files; `ConfigError` names the first record without a text."""
+    items: list[Item] = []
+    for path in files.find(paths, "against.files"):
+        try:
+            for number, record in files.rows(path, _never):
+                items += [Item(f"{path.name}:{number}", text) for text in _texts(record, path, number)]
+        except DataError as error:
+            raise ConfigError(f"against.files: {error}") from error
+    if not items:
+        raise ConfigError("against.files: no items in these files")
+    return items
+
+
+def _never(error: DataError) -> NoReturn:
+    raise error
+
+
+def _texts(record: Any, path: Path, number: int) -> list[str]:
+    """The texts of a record: a field by one of the usual names, or the user's turns of a conversation."""
+    if isinstance(record, str):
+        return [record]
+    if isinstance(record, dict):
+        for name in _FIELDS:
+            value = record.get(name)
+            if isinstance(value, str) and value.strip():
+                return [value]
+        if isinstance(record.get("turns"), list):  # MT-Bench
+            return [turn for turn in record["turns"] if isinstance(turn, str)]
+        for name, who in (("messages", "role"), ("prompt", "role"), ("conversations", "from")):
+            if isinstance(record.get(name), list):
+                spoken = [
+                    turn for turn in record[name] if isinstance(turn, dict) and turn.get(who) in ("user", "human")
+                ]
+                return [str(turn.get("content", turn.get("value", ""))) for turn in spoken]
+        if isinstance(record.get("data"), list):
+            return [str(turn) for turn in record["data"][::2]]
+    raise ConfigError(f"against.files: {path}:{number}: no text found", f"looked for {', '.join(_FIELDS)} or turns")
+
+
+class Benchmark:
+    """Evaluation items, ready to be searched for."""
+
+    def __init__(self, items: list[Item], settings: Against) -> None:
+        self.items, self._settings = items, settings
+        self._kinds, self._folds = words.tables()
+        text = np.frombuffer("".join(item.text for item in items).encode() or b" ", np.uint8)
+        ends = np.cumsum([len(item.text.encode()) for item in items])
+        self._long = overlap.Table.of(text, ends, settings.size, distinct=False)
+        self._near = overlap.Table.of(text, ends, _NEAR_GRAM, distinct=True)
+
+    def search(self, dialogues: list[list[str]], first: int) -> np.ndarray:
+        """float64[k, 4] of (dialogue, item, share of words covered, nearest turn's Jaccard); dialogues from `first`."""
+        who = {"user": slice(0, None, 2), "assistant": slice(1, None, 2), "both": slice(None)}[self._settings.turns]
+        turns = [turn.encode() for dialogue in dialogues for turn in dialogue[who]]
+        owners = np.repeat(np.arange(len(dialogues)), [len(dialogue[who]) for dialogue in dialogues])
+        if not turns:
+            return np.empty((0, 4))
+        text = np.frombuffer(b"".join(turns) or b" ", np.uint8)
+        ends = np.cumsum([len(turn) for turn in turns])
+        found = overlap.search(text, ends, owners, self._kinds, self._folds, self._long, self._near,
+                               self._settings.similar)  # fmt: skip
+        found[:, 0] += first
+        return found
+
+    def verdicts(self, overlaps: np.ndarray) -> dict[int, list[int]]:
+        """The contaminated dialogues, each with the items that make it so."""
+        enough = self._settings.coverage if self._settings.rule == "coverage" else 1e-9
+        found: dict[int, list[int]] = {}
+        for dialogue, item, *_ in overlaps[(overlaps[:, 2] >= enough) | (overlaps[:, 3] >= self._settings.similar)]:
+            found.setdefault(int(dialogue), []).append(int(item))
+        return found

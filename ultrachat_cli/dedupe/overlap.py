@@ -1,0 +1,211 @@
+"""The compiled search for n-grams of many items in many texts (see `decontaminate`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ultrachat_cli.dedupe import kernel, words
+from ultrachat_cli.dedupe.kernel import compiled
+
+_EMPTY = np.uint64(0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """n-grams of items, found by hash.
+
+    keys uint64[2^k]: open addressing, 0 = free; slots int32[2^k]: number of the distinct n-gram there;
+    postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a table of
+    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits: a small filter that
+    answers most misses from the processor's cache.
+    """
+
+    n: int
+    keys: np.ndarray
+    slots: np.ndarray
+    first: np.ndarray
+    items: np.ndarray
+    places: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    bits: np.ndarray
+
+    @classmethod
+    def of(cls, text: np.ndarray, ends: np.ndarray, n: int, *, distinct: bool) -> Table:
+        """The n-grams of all items. `distinct`: sets, with sizes in n-grams; else all places, with sizes in words."""
+        kinds, folds = words.tables()
+        word, word_ends = kernel.hashed(text, ends, kinds, folds)
+        gram, gram_ends = kernel.rolled(word, word_ends, n)
+        sizes = np.diff(word_ends, prepend=0).astype(np.int32)
+        grams: list[np.ndarray] = []
+        owners: list[np.ndarray] = []
+        places: list[np.ndarray] = []
+        for item, (start, end) in enumerate(zip(np.append(0, gram_ends), gram_ends, strict=False)):
+            found = gram[start:end]
+            if distinct:
+                found = np.unique(found)
+                sizes[item] = len(found)
+            elif sizes[item] < n:  # too short to be recognised inside other text
+                found = found[:0]
+            grams.append(found)
+            owners.append(np.full(len(found), item, np.int32))
+            places.append(np.arange(len(found), dtype=np.int32))
+        flat = np.concatenate(grams)
+        order = np.argsort(flat, kind="stable")
+        unique, first = np.unique(flat[order], return_index=True)
+        room = 1 << max(4, int(np.ceil(np.log2(2 * len(unique) + 1))))
+        keys, slots = np.zeros(room, np.uint64), np.zeros(room, np.int32)
+        bits = np.zeros(1 << max(10, int(np.ceil(np.log2(8 * len(unique) + 1)))), np.uint8)
+        insert(unique, keys, slots, bits)
+        return cls(
+            n, keys, slots, np.append(first, len(flat)).astype(np.int64), np.concatenate(owners)[order],
+            np.concatenate(places)[order], sizes, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), bits,
+        )  # fmt: skip
+
+
+@compiled
+def insert(unique: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> None:
+    """Put distinct n-gram hashes into the table and the filter."""
+    mask = np.uint64(len(keys) - 1)
+    few = np.uint64(len(bits) - 1)
+    for g in range(len(unique)):
+        at = unique[g] & mask
+        while keys[at] != _EMPTY:
+            at = (at + np.uint64(1)) & mask
+        keys[at] = unique[g]
+        slots[at] = g
+        bits[(unique[g] >> np.uint64(32)) & few] = 1
+
+
+@compiled
+def find(gram: np.uint64, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> int:
+    """The number of an n-gram, or -1."""
+    if bits[(gram >> np.uint64(32)) & np.uint64(len(bits) - 1)] == 0:
+        return -1
+    mask = np.uint64(len(keys) - 1)
+    at = gram & mask
+    while keys[at] != _EMPTY:
+        if keys[at] == gram:
+            return int(slots[at])
+        at = (at + np.uint64(1)) & mask
+    return -1
+
+
+def search(
+    text: np.ndarray, ends: np.ndarray, owners: np.ndarray, kinds: np.ndarray, folds: np.ndarray,
+    long: Table, near: Table, similar: float,
+) -> np.ndarray:  # fmt: skip
+    """float64[k, 4] of (owner, item, share of the item's words covered, Jaccard similarity of the nearest turn).
+
+    Turn i ends at byte ends[i] and belongs to dialogue owners[i] (ascending). Similarities below `similar` are 0.
+    """
+    word, word_ends = kernel.hashed(text, ends, kinds, folds)
+    gram, gram_ends = kernel.rolled(word, word_ends, long.n)
+    covered = cover(
+        gram, gram_ends, owners, long.n, long.keys, long.slots, long.bits, long.first, long.items, long.places,
+        long.sizes, long.offsets,
+    )  # fmt: skip
+    gram, gram_ends = kernel.rolled(word, word_ends, near.n)
+    alike = nearest(gram, gram_ends, owners, near.keys, near.slots, near.bits, near.first, near.items, near.sizes,
+                    similar)  # fmt: skip
+    return _merged(covered, alike)
+
+
+def _merged(covered: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """One row for each (dialogue, item), of the largest values."""
+    rows = np.zeros((len(covered) + len(alike), 4))
+    rows[: len(covered), :3] = covered
+    rows[len(covered) :, [0, 1, 3]] = alike
+    pairs, inverse = np.unique(rows[:, :2], axis=0, return_inverse=True)
+    found = np.zeros((len(pairs), 4))
+    found[:, :2] = pairs
+    for column in (2, 3):
+        np.maximum.at(found[:, column], inverse.reshape(-1), rows[:, column])
+    return found
+
+
+@compiled
+def cover(
+    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, keys: np.ndarray, slots: np.ndarray,
+    bits: np.ndarray, first: np.ndarray, items: np.ndarray, places: np.ndarray, sizes: np.ndarray,
+    offsets: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """float64[k, 3] of (dialogue, item, share of the item's words that lie in n-grams shared with the dialogue)."""
+    stamp = np.full(offsets[-1], -1, np.int64)
+    count = np.zeros(len(sizes), np.int64)
+    touched = np.empty(len(sizes), np.int64)
+    out = np.empty((1024, 3))
+    found = many = start = 0
+    for turn in range(len(ends)):
+        owner = owners[turn]
+        for i in range(start, ends[turn]):
+            g = find(gram[i], keys, slots, bits)
+            if g < 0:
+                continue
+            for p in range(first[g], first[g + 1]):
+                item = items[p]
+                if count[item] == 0:
+                    touched[many] = item
+                    many += 1
+                base = offsets[item] + places[p]
+                for at in range(base, base + n):
+                    if stamp[at] != owner:
+                        stamp[at] = owner
+                        count[item] += 1
+        start = ends[turn]
+        if turn + 1 == len(ends) or owners[turn + 1] != owner:
+            for t in range(many):
+                if found == len(out):
+                    larger = np.empty((2 * found, 3))
+                    larger[:found] = out
+                    out = larger
+                item = touched[t]
+                out[found, 0], out[found, 1], out[found, 2] = owner, item, count[item] / sizes[item]
+                count[item] = 0
+                found += 1
+            many = 0
+    return out[:found].copy()
+
+
+@compiled
+def nearest(
+    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray,
+    first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float,
+) -> np.ndarray:  # fmt: skip
+    """float64[k, 3] of (dialogue, item, Jaccard similarity of a turn and the item), similarities >= similar only."""
+    seen = np.full(len(first), -1, np.int64)
+    count = np.zeros(len(sizes), np.int64)
+    touched = np.empty(len(sizes), np.int64)
+    out = np.empty((1024, 3))
+    found = start = 0
+    for turn in range(len(ends)):
+        many = 0
+        for i in range(start, ends[turn]):
+            g = find(gram[i], keys, slots, bits)
+            if g < 0 or seen[g] == turn:
+                continue
+            seen[g] = turn
+            for p in range(first[g], first[g + 1]):
+                if count[items[p]] == 0:
+                    touched[many] = items[p]
+                    many += 1
+                count[items[p]] += 1
+        distinct = -1
+        for t in range(many):
+            item = touched[t]
+            if count[item] >= similar * sizes[item]:  # else the union is too large whatever the turn holds
+                if distinct < 0:
+                    distinct = len(np.unique(gram[start : ends[turn]]))
+                jaccard = count[item] / (sizes[item] + distinct - count[item])
+                if jaccard >= similar:
+                    if found == len(out):
+                        larger = np.empty((2 * found, 3))
+                        larger[:found] = out
+                        out = larger
+                    out[found, 0], out[found, 1], out[found, 2] = owners[turn], item, jaccard
+                    found += 1
+            count[item] = 0
+        start = ends[turn]
+    return out[:found].copy()

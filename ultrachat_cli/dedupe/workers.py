@@ -1,0 +1,60 @@
+"""Work spread over processes; results come in order of arrival, interruptions end all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+Spread = Callable[[Callable[[Any], R], Iterable[Any]], Iterator[R]]
+
+
+@contextmanager
+def pool(processes: int) -> Iterator[Spread[Any]]:
+    """A function (do, tasks) -> results in any order, by `processes` processes; by this one where that is 1."""
+    if processes == 1:
+        yield lambda do, tasks: map(do, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(os.getpid(),))
+    try:
+        yield lambda do, tasks: _spread(executor, do, tasks, 3 * processes)
+        executor.shutdown()
+    except BaseException:
+        running = list((executor._processes or {}).values())
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.kill()
+        raise
+
+
+def _spread(executor: ProcessPoolExecutor, do: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
+    """At most `ahead` tasks are under way, so that a long list of them is never in memory at once."""
+    rest = iter(tasks)
+    waiting: set[Future[R]] = {executor.submit(do, task) for task in islice(rest, ahead)}
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        waiting |= {executor.submit(do, task) for task in islice(rest, len(done))}
+        for future in done:
+            yield future.result()
+
+
+def _begin(parent: int) -> None:
+    """A worker leaves Ctrl-C to its parent, and does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,31 @@
+"""How long work tells where it is: the contract between features and what people see."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Stages of a job, one after another."""
+
+    def stage(self, what: str, total: int, unit: str) -> None:
+        """A new stage begins: `total` units of work lie before it (0: unknown)."""
+
+    def advance(self, units: int = 1) -> None:
+        """So much of the stage is done."""
+
+    def say(self, line: str) -> None:
+        """A notice worth keeping on the screen."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, what: str, total: int, unit: str) -> None:
+        """Nothing to show."""
+
+    def advance(self, units: int = 1) -> None:
+        """Nothing to show."""
+
+    def say(self, line: str) -> None:
+        """Nothing to show."""

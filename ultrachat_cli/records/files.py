@@ -1,0 +1,192 @@
+"""Where dialogues lie: JSONL (plain, .gz, .zst), JSON arrays, Parquet, folders, runs, globs; and writing them."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from ultrachat_cli.errors import ConfigError, DataError, MissingExtra
+from ultrachat_cli.records import jsonl
+from ultrachat_cli.records.dialogue import Dialogue, Shape, parse
+
+PLAIN = (".jsonl", ".json", ".ndjson")
+SUFFIXES = (*(plain + packed for plain in PLAIN for packed in ("", ".gz", ".zst")), ".parquet")
+RUN_FILE = "dialogues.jsonl"
+STDIN = Path("-")
+BESIDE = ("rejected", "report", "contamination")
+"""`x.<word>.jsonl` lies beside an output and is not part of it."""
+_BATCH = 1000
+
+
+def find(paths: Iterable[Path | str], what: str = "input", suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """The files behind files, folders, run folders and patterns, sorted within each, none twice.
+
+    `ConfigError` lists everything that is missing or of an unknown kind; `what` names the setting. "-" is stdin.
+    """
+    found: dict[Path, None] = {}
+    faults: list[str] = []
+    for path in map(Path, paths):
+        if path == STDIN or path.is_file():
+            if path != STDIN and not path.name.endswith(suffixes):
+                faults.append(f"{what}: {path}: unknown kind of file (use {', '.join(suffixes)})")
+            inside = [path]
+        elif path.is_dir():
+            inside = _inside(path, suffixes)
+            if not inside:
+                faults.append(f"{what}: {path}: no {', '.join(suffixes)} file in this folder")
+        else:
+            inside = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+            if not inside:
+                faults.append(f"{what}: {path}: no such file")
+        found |= dict.fromkeys(inside)
+    if faults:
+        raise ConfigError(faults)
+    return list(found)
+
+
+def _inside(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if (folder / RUN_FILE).is_file():
+        return [folder / RUN_FILE]
+    runs = {run.parent for run in folder.rglob(RUN_FILE)}
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name.endswith(suffixes)
+        and not path.name.endswith(tuple(f".{word}.jsonl" for word in BESIDE))
+        and (path.name == RUN_FILE or runs.isdisjoint(path.parents))
+    ]
+
+
+def rows(path: Path, on_bad: jsonl.OnBad) -> Iterator[tuple[int, Any]]:
+    """(number from 1, value) of every record; a bad line goes to `on_bad` and reading goes on.
+
+    `DataError` when the file as a whole cannot be read, `MissingExtra` for Parquet or zstd without their package.
+    """
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    return _array_rows(path) if is_array(path) else jsonl.read(path, on_bad)
+
+
+def dialogues(path: Path, on_bad: jsonl.OnBad) -> Iterator[tuple[int, Dialogue]]:
+    """(number, dialogue) of every record that is one, in any of the three shapes."""
+    for number, record in rows(path, on_bad):
+        try:
+            yield number, parse(record)
+        except ValueError as error:
+            on_bad(DataError(path, number, str(error)))
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is uncompressed JSONL, whose lines can be found again by their place."""
+    return path != STDIN and path.name.endswith(PLAIN) and not is_array(path)
+
+
+def is_array(path: Path) -> bool:
+    """Whether the file is one JSON array; only files called .json can be."""
+    if path == STDIN or not path.name.endswith((".json", ".json.gz", ".json.zst")):
+        return False
+    with jsonl.opened(path) as file:
+        return file.read(256).lstrip().startswith(b"[")
+
+
+def _array_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        with jsonl.opened(path) as file:
+            yield from enumerate(orjson.loads(file.read()), start=1)
+    except (OSError, EOFError, orjson.JSONDecodeError) as error:
+        raise DataError(path, 0, f"not a JSON array: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    parquet = pyarrow(f"reading {path}")
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=_BATCH):
+            for record in batch.to_pylist():
+                number += 1
+                if isinstance(record.get("meta"), str):
+                    record["meta"] = orjson.loads(record["meta"])
+                yield number, record
+    except (OSError, ValueError) as error:
+        raise DataError(path, number, f"not readable as Parquet: {error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """`ConfigError` or `MissingExtra` before work begins rather than after it."""
+    if path != STDIN and not path.name.endswith(SUFFIXES):
+        raise ConfigError(f"output: {path}: unknown kind of file (use {', '.join(SUFFIXES)}, or - for stdout)")
+    if path.suffix == ".parquet":
+        pyarrow(f"writing {path}")
+    if path.suffix == ".zst":
+        jsonl.zstandard(path)
+
+
+@contextmanager
+def writing(path: Path, shape: Shape = "ultrachat") -> Iterator[Callable[[Dialogue], None]]:
+    """Takes dialogues one by one; the file (its kind is told by its name, "-" is stdout) appears when all are in."""
+    if path.suffix == ".parquet":
+        with jsonl.replacing(path) as file, _parquet_writer(file) as write:
+            yield write
+        return
+    with writing_lines(path) as put:
+        yield lambda dialogue: put(dialogue.line(shape))
+
+
+@contextmanager
+def writing_lines(path: Path) -> Iterator[Callable[[bytes], Any]]:
+    """Takes whole lines; compressed as the name says."""
+    if path == STDIN:
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
+        return
+    with jsonl.replacing(path) as file, jsonl.packing(path, file) as packed:
+        yield packed.write
+
+
+@contextmanager
+def _parquet_writer(file: IO[bytes]) -> Iterator[Callable[[Dialogue], None]]:
+    """Columns: id (text), messages (list of {role, content}), meta (JSON text)."""
+    parquet = pyarrow("writing Parquet")
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema([("id", pa.string()), ("messages", pa.list_(message)), ("meta", pa.string())])
+    waiting: list[dict[str, object]] = []
+    with parquet.ParquetWriter(file, schema) as writer:
+
+        def put(dialogue: Dialogue) -> None:
+            meta = orjson.dumps(dialogue.meta).decode()
+            waiting.append({"id": dialogue.id, "messages": dialogue.messages, "meta": meta})
+            if len(waiting) == _BATCH:
+                flush()
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_pylist(waiting, schema))
+            waiting.clear()
+
+        yield put
+        flush()
+
+
+def pyarrow(what: str) -> Any:
+    """pyarrow.parquet; `MissingExtra` saying `what` needs it."""
+    try:
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtra(what, "pyarrow", "parquet") from error
+    return parquet
+
+
+def beside(output: Path, word: str) -> Path:
+    """`clean.jsonl.gz` -> `clean.<word>.jsonl`: where what belongs to an output is kept."""
+    stem = next(
+        (output.name.removesuffix(s) for s in sorted(SUFFIXES, key=len) if output.name.endswith(s)), output.name
+    )
+    return output.with_name(f"{stem}.{word}")
