@@ -43,11 +43,14 @@ class ConfigError(UltraError):
 
 
 class DataError(UltraError):
-    """A file that cannot be read as what it should be; `line` counts from 1, 0 for the file as a whole."""
+    """A file that cannot be read as what it should be; `line` counts from 1, 0 for the file as a whole.
 
-    def __init__(self, path: Path | str, line: int, reason: str, hint: str = "") -> None:
+    `text` is the bad line, for the file in which such lines are kept.
+    """
+
+    def __init__(self, path: Path | str, line: int, reason: str, hint: str = "", *, text: str = "") -> None:
         super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}", hint)
-        self.path, self.line, self.reason = path, line, reason
+        self.path, self.line, self.reason, self.text = path, line, reason, text
 
 
 class MissingExtra(UltraError):

@@ -179,9 +179,11 @@ def test_every_kind_of_file_in_and_out(tmp_path: Path, name: str, target: str) -
 
 
 def test_lines_that_stay_are_copied_as_they_are(tmp_path: Path) -> None:
-    lines = [b'{ "data": ["a  b", "c"],  "extra": [1, 2.50], "id": "x" }', b'{"messages":[{"role":"user","content":"\\u00e9"},'
-             b'{"role":"assistant","content":"y"}]}', b'{"conversations":[{"from":"human","value":"q"},'
-             b'{"from":"gpt","value":"r"}]}']  # fmt: skip
+    lines = [
+        b'{ "data": ["a  b", "c"],  "extra": [1, 2.50], "id": "x" }',
+        b'{"messages":[{"role":"user","content":"\\u00e9"},{"role":"assistant","content":"y"}]}',
+        b'{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"r"}]}',
+    ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))  # the last one without a newline
     dedupe([tmp_path / "in.jsonl"], tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == b"\n".join(lines) + b"\n"
@@ -236,6 +238,15 @@ def test_the_output_may_not_be_an_input(tmp_path: Path) -> None:
     assert len(rows(source)) == 5
 
 
+def divide(task: int, job: int) -> float:
+    return job / task
+
+
 def test_a_process_that_fails_fails_the_job() -> None:
-    with pytest.raises(ZeroDivisionError), workers.pool(2) as spread:
-        list(spread((1).__truediv__, [1, 0, 2]))
+    with pytest.raises(ZeroDivisionError), workers.pool(2, 6) as spread:
+        list(spread(divide, [1, 0, 2]))
+
+
+def test_processes_share_the_work() -> None:
+    with workers.pool(2, 60) as spread:
+        assert sorted(spread(divide, range(1, 7))) == [10, 12, 15, 20, 30, 60]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ import pytest
 from ultrachat_cli.dedupe import kernel, pairs, words
 from ultrachat_cli.dedupe.bands import Bands
 
-KINDS, FOLDS = words.tables()
+KINDS, CODES = words.tables()
 WORDS = [f"{a}{b}{c}" for a in "bdgkmn" for b in "aeiou" for c in ("", "r", "ng", "shi", "tor")]
 
 
 def shingles(text: str, n: int = 5) -> np.ndarray:
-    return kernel.shingles(np.frombuffer(text.encode() or b" ", np.uint8), n, KINDS, FOLDS)
+    return kernel.shingles(np.frombuffer(text.encode() or b" ", np.uint8), n, KINDS, CODES)
 
 
+@cache
 def plain_shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
     found = words.split(text)
     size = min(n, len(found))
@@ -35,7 +37,8 @@ def described(texts: list[str], n: int = 5) -> tuple[np.ndarray, np.ndarray, np.
     sketches = np.empty((len(texts), kernel.BINS), np.uint8)
     digests, sizes = np.empty((len(texts), 2), np.uint64), np.empty(len(texts), np.int32)
     text = np.frombuffer(b"".join(data) or b" ", np.uint8)
-    kernel.describe(text, np.cumsum([len(d) for d in data]), n, KINDS, FOLDS, sketches, digests, sizes)
+    word, ends = kernel.hashed(text, np.cumsum([len(d) for d in data]), KINDS, CODES)
+    kernel.describe(word, np.append(0, ends[:-1]), ends, n, sketches, digests, sizes)
     return sketches, digests, sizes
 
 
@@ -139,10 +142,10 @@ def similar_pairs(threshold: float, count: int) -> list[tuple[str, str]]:
 def test_recall_at_the_threshold(threshold: float) -> None:
     bands = Bands.of(threshold)
     missed = 0
-    for one, other in similar_pairs(threshold, 1500):
+    for one, other in similar_pairs(threshold, 300):
         a, b = described([one, other])[0]
         missed += not (pairs.meet(a, b, bands.rows) and pairs.agreeing(a, b) >= bands.least)
-    assert missed <= 2
+    assert missed <= 1
 
 
 @pytest.mark.parametrize(

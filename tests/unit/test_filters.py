@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from ultrachat_cli.generate import filters
-from ultrachat_cli.generate.filters import Turn
-from ultrachat_cli.generate.settings import Filters
+from ultrachat_cli.filters import faults
+from ultrachat_cli.filters.faults import Turn
+from ultrachat_cli.filters.settings import TurnFilters
 
 EARLIER = [Turn("user", "Tell me about the solar system."), Turn("assistant", "It has eight planets and one star.")]
 
 
-def user(text: str, settings: Filters | None = None) -> str | None:
-    return filters.turn_fault(Turn("user", text), EARLIER, settings or Filters())
+def user(text: str, settings: TurnFilters | None = None) -> str | None:
+    return faults.turn_fault(Turn("user", text), EARLIER, settings or TurnFilters())
 
 
-def assistant(text: str, settings: Filters | None = None) -> str | None:
-    return filters.turn_fault(Turn("assistant", text), EARLIER[:1], settings or Filters())
+def assistant(text: str, settings: TurnFilters | None = None) -> str | None:
+    return faults.turn_fault(Turn("assistant", text), EARLIER[:1], settings or TurnFilters())
 
 
 @pytest.mark.parametrize(
@@ -213,14 +213,14 @@ def test_a_short_request_after_thanks_is_one(text: str) -> None:
     ],
 )
 def test_nothing_but_thanks(text: str) -> None:
-    assert filters.only_polite(text)
+    assert faults.only_polite(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "Why", "Thanks, but why?", "Great.?", "Thanks, now tell me about its moons", "Cool. Go on"]
 )
 def test_more_than_thanks(text: str) -> None:
-    assert not filters.only_polite(text)
+    assert not faults.only_polite(text)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_more_than_thanks(text: str) -> None:
     ],
 )
 def test_other_ways_of_saying_thanks(text: str) -> None:
-    assert filters.only_polite(text)
+    assert faults.only_polite(text)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_other_ways_of_saying_thanks(text: str) -> None:
 )
 def test_a_turn_that_was_cut_off(role: str, how: str, reason: str | None) -> None:
     turn = Turn(role, "It is a star that has", "length")
-    settings = Filters.model_validate({"truncated": how})
-    assert filters.turn_fault(turn, EARLIER, settings) == reason
-    assert filters.turn_fault(Turn(role, turn.text), EARLIER, settings) is None
+    settings = TurnFilters.model_validate({"truncated": how})
+    assert faults.turn_fault(turn, EARLIER, settings) == reason
+    assert faults.turn_fault(Turn(role, turn.text), EARLIER, settings) is None
 
 
 @pytest.mark.parametrize(
@@ -272,16 +272,16 @@ def test_a_turn_that_was_cut_off(role: str, how: str, reason: str | None) -> Non
     ],
 )  # fmt: skip
 def test_trimming_keeps_whole_sentences(text: str, kept: str) -> None:
-    assert filters.trim(text) == kept
+    assert faults.trim(text) == kept
 
 
 @pytest.mark.parametrize("torn", ["1. Wash it.\n2. ", "1. Wash it.\n2. Dry it with a"])
 def test_trimming_leaves_no_bare_number_behind(torn: str) -> None:
-    assert filters.trim(torn) == "1. Wash it."
+    assert faults.trim(torn) == "1. Wash it."
 
 
 def test_trimming_knows_the_full_stop_of_chinese() -> None:
-    assert filters.trim("你好。再见") == "你好。"
+    assert faults.trim("你好。再见") == "你好。"
 
 
 STORY = "The old man walked down to the harbour and looked at the boats for a long time before he spoke."
@@ -305,7 +305,7 @@ STORY = "The old man walked down to the harbour and looked at the boats for a lo
 def test_who_says_the_same_again_repeats(
     role: str, text: str, earlier: list[tuple[str, str]], reason: str | None
 ) -> None:
-    assert filters.turn_fault(Turn(role, text), [Turn(*said) for said in earlier], Filters()) == reason
+    assert faults.turn_fault(Turn(role, text), [Turn(*said) for said in earlier], TurnFilters()) == reason
 
 
 @pytest.mark.parametrize(
@@ -343,17 +343,17 @@ def test_a_turn_that_goes_round_in_circles_is_a_loop(text: str, reason: str | No
     ],
 )
 def test_a_language_is_wrong_when_that_is_sure(text: str, language: str, wrong: bool) -> None:
-    assert filters.wrong_language(text, language, 0.6) is wrong
+    assert faults.wrong_language(text, language, 0.6) is wrong
 
 
 def test_any_language_may_be_allowed() -> None:
-    assert user("¿Puedes explicarme cómo funciona este proceso con más detalle?", Filters(language="")) is None
+    assert user("¿Puedes explicarme cómo funciona este proceso con más detalle?", TurnFilters(language="")) is None
 
 
 @pytest.mark.parametrize("text", ["Well, as an AI, I have no opinion.", "I cannot help with this request."])
 def test_refusals_may_be_allowed(text: str) -> None:
     assert assistant(text) == "refusal"
-    assert assistant(text, Filters(refusals=False)) is None
+    assert assistant(text, TurnFilters(refusals=False)) is None
 
 
 @pytest.mark.parametrize(
@@ -369,11 +369,11 @@ def test_refusals_may_be_allowed(text: str) -> None:
     ],
 )
 def test_an_opening_may_be_nearly_anything(text: str, reason: str | None) -> None:
-    assert filters.opening_fault(Turn("user", text), Filters()) == reason
+    assert faults.opening_fault(Turn("user", text), TurnFilters()) == reason
 
 
 def test_an_opening_that_was_cut_off() -> None:
-    assert filters.opening_fault(Turn("user", "Write a", "length"), Filters()) == "truncated"
+    assert faults.opening_fault(Turn("user", "Write a", "length"), TurnFilters()) == "truncated"
 
 
 GOOD = ["What is the sun?", "A star.", "And the moon?", "A rock that circles the earth."]
@@ -393,8 +393,8 @@ GOOD = ["What is the sun?", "A star.", "And the moon?", "A rock that circles the
     ],
 )
 def test_the_first_fault_of_a_dialogue_is_told_with_its_place(data: list[str], fault: tuple[int, str] | None) -> None:
-    assert filters.dialogue_fault(data, Filters()) == fault
+    assert faults.dialogue_fault(data, TurnFilters()) == fault
 
 
 def test_turns_alternate_from_the_user() -> None:
-    assert [turn.role for turn in filters.turns(GOOD)] == ["user", "assistant"] * 2
+    assert [turn.role for turn in faults.turns(GOOD)] == ["user", "assistant"] * 2

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from ultrachat_cli.errors import UltraError
+from ultrachat_cli.machine import cores
 from ultrachat_cli.models.requantize import Header, read_header
 
 _SLOTS_A_CORE = 8  # tokens/s on 2 cores at 4, 8, 16, 32 slots: 212, 224, 255, 261
@@ -129,14 +130,3 @@ def available_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def cores() -> int:
-    """Cores this process may use, by its affinity and its container's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2, or "max"
-    return count

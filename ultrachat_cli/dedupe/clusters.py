@@ -27,6 +27,8 @@ def ranking(keep: Literal["first", "longest", "best"], length: np.ndarray, score
 
 def equal(digests: np.ndarray, items: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """float64[k, 3] of (item, equal item of the lowest rank, 1.0) for all but one of each set of equal digests."""
+    if not len(items):
+        return np.empty((0, 3))
     order = items[np.lexsort((rank[items], digests[items, 1], digests[items, 0]))]
     same = np.all(digests[order[1:]] == digests[order[:-1]], axis=1)
     firsts = np.flatnonzero(np.concatenate([[True], ~same]))

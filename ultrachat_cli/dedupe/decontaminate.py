@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ultrachat_cli.dedupe import overlap, words
+from ultrachat_cli.dedupe import overlap
 from ultrachat_cli.dedupe.settings import Against
 from ultrachat_cli.errors import ConfigError, DataError
 from ultrachat_cli.records import files
@@ -76,25 +76,22 @@ class Benchmark:
 
     def __init__(self, items: list[Item], settings: Against) -> None:
         self.items, self._settings = items, settings
-        self._kinds, self._folds = words.tables()
         text = np.frombuffer("".join(item.text for item in items).encode() or b" ", np.uint8)
         ends = np.cumsum([len(item.text.encode()) for item in items])
         self._long = overlap.Table.of(text, ends, settings.size, distinct=False)
         self._near = overlap.Table.of(text, ends, _NEAR_GRAM, distinct=True)
 
-    def search(self, dialogues: list[list[str]], first: int) -> np.ndarray:
-        """float64[k, 4] of (dialogue, item, share of words covered, nearest turn's Jaccard); dialogues from `first`."""
-        who = {"user": slice(0, None, 2), "assistant": slice(1, None, 2), "both": slice(None)}[self._settings.turns]
-        turns = [turn.encode() for dialogue in dialogues for turn in dialogue[who]]
-        owners = np.repeat(np.arange(len(dialogues)), [len(dialogue[who]) for dialogue in dialogues])
-        if not turns:
-            return np.empty((0, 4))
-        text = np.frombuffer(b"".join(turns) or b" ", np.uint8)
-        ends = np.cumsum([len(turn) for turn in turns])
-        found = overlap.search(text, ends, owners, self._kinds, self._folds, self._long, self._near,
-                               self._settings.similar)  # fmt: skip
-        found[:, 0] += first
-        return found
+    def search(self, word: np.ndarray, ends: np.ndarray, speaker: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """float64[k, 4] of (dialogue, item, share of the item's words covered, nearest turn's Jaccard similarity).
+
+        word uint64: the words of all turns, turn i's ending at ends[i]; by the user (0) or assistant (1) as speaker[i]
+        says; of dialogue owner[i], ascending.
+        """
+        if self._settings.turns != "both":
+            mine = speaker == ("user", "assistant").index(self._settings.turns)
+            sizes = np.diff(ends, prepend=0)
+            word, ends, owner = word[np.repeat(mine, sizes)], np.cumsum(sizes[mine]), owner[mine]
+        return overlap.search(word, ends, owner, self._long, self._near, self._settings.similar)
 
     def verdicts(self, overlaps: np.ndarray) -> dict[int, list[int]]:
         """The contaminated dialogues, each with the items that make it so."""

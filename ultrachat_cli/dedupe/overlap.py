@@ -18,8 +18,8 @@ class Table:
 
     keys uint64[2^k]: open addressing, 0 = free; slots int32[2^k]: number of the distinct n-gram there;
     postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a table of
-    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits: a small filter that
-    answers most misses from the processor's cache.
+    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits uint8[2^j]: a filter
+    of 16 bits an n-gram or more that answers most misses from the processor's cache.
     """
 
     n: int
@@ -35,54 +35,69 @@ class Table:
     @classmethod
     def of(cls, text: np.ndarray, ends: np.ndarray, n: int, *, distinct: bool) -> Table:
         """The n-grams of all items. `distinct`: sets, with sizes in n-grams; else all places, with sizes in words."""
-        kinds, folds = words.tables()
-        word, word_ends = kernel.hashed(text, ends, kinds, folds)
+        kinds, codes = words.tables()
+        word, word_ends = kernel.hashed(text, ends, kinds, codes)
         gram, gram_ends = kernel.rolled(word, word_ends, n)
         sizes = np.diff(word_ends, prepend=0).astype(np.int32)
-        grams: list[np.ndarray] = []
-        owners: list[np.ndarray] = []
-        places: list[np.ndarray] = []
-        for item, (start, end) in enumerate(zip(np.append(0, gram_ends), gram_ends, strict=False)):
-            found = gram[start:end]
-            if distinct:
-                found = np.unique(found)
-                sizes[item] = len(found)
-            elif sizes[item] < n:  # too short to be recognised inside other text
-                found = found[:0]
-            grams.append(found)
-            owners.append(np.full(len(found), item, np.int32))
-            places.append(np.arange(len(found), dtype=np.int32))
-        flat = np.concatenate(grams)
+        flat, owners, places = laid_out(gram, gram_ends, sizes, n, distinct)
         order = np.argsort(flat, kind="stable")
         unique, first = np.unique(flat[order], return_index=True)
         room = 1 << max(4, int(np.ceil(np.log2(2 * len(unique) + 1))))
         keys, slots = np.zeros(room, np.uint64), np.zeros(room, np.int32)
-        bits = np.zeros(1 << max(10, int(np.ceil(np.log2(8 * len(unique) + 1)))), np.uint8)
+        bits = np.zeros(1 << max(10, int(np.ceil(np.log2(2 * len(unique) + 1)))), np.uint8)
         insert(unique, keys, slots, bits)
         return cls(
-            n, keys, slots, np.append(first, len(flat)).astype(np.int64), np.concatenate(owners)[order],
-            np.concatenate(places)[order], sizes, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), bits,
+            n, keys, slots, np.append(first, len(flat)).astype(np.int64), owners[order], places[order],
+            sizes, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), bits,
         )  # fmt: skip
+
+
+@compiled
+def laid_out(
+    gram: np.ndarray, ends: np.ndarray, sizes: np.ndarray, n: int, distinct: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n-grams, item of each, place of each): of each item the distinct ones, whose number becomes its size, or all.
+
+    Without `distinct`, items of fewer than n words are left out: they cannot be recognised inside other text.
+    """
+    flat, owners, places = np.empty_like(gram), np.empty(len(gram), np.int32), np.empty(len(gram), np.int32)
+    total = start = 0
+    for item in range(len(ends)):
+        own = gram[start : ends[item]].copy()
+        start = ends[item]
+        if distinct:
+            own.sort()
+        elif sizes[item] < n:
+            continue
+        first = total
+        for i in range(len(own)):
+            if i == 0 or not distinct or own[i] != own[i - 1]:
+                flat[total], owners[total], places[total] = own[i], item, i
+                total += 1
+        if distinct:
+            sizes[item] = total - first
+    return flat[:total].copy(), owners[:total].copy(), places[:total].copy()
 
 
 @compiled
 def insert(unique: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> None:
     """Put distinct n-gram hashes into the table and the filter."""
     mask = np.uint64(len(keys) - 1)
-    few = np.uint64(len(bits) - 1)
     for g in range(len(unique)):
         at = unique[g] & mask
         while keys[at] != _EMPTY:
             at = (at + np.uint64(1)) & mask
         keys[at] = unique[g]
         slots[at] = g
-        bits[(unique[g] >> np.uint64(32)) & few] = 1
+        bit = unique[g] >> np.uint64(32)
+        bits[(bit >> np.uint64(3)) & np.uint64(len(bits) - 1)] |= np.uint8(1) << np.uint8(bit & np.uint64(7))
 
 
 @compiled
 def find(gram: np.uint64, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> int:
     """The number of an n-gram, or -1."""
-    if bits[(gram >> np.uint64(32)) & np.uint64(len(bits) - 1)] == 0:
+    bit = gram >> np.uint64(32)
+    if not bits[(bit >> np.uint64(3)) & np.uint64(len(bits) - 1)] >> np.uint8(bit & np.uint64(7)) & np.uint8(1):
         return -1
     mask = np.uint64(len(keys) - 1)
     at = gram & mask
@@ -94,14 +109,12 @@ def find(gram: np.uint64, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray)
 
 
 def search(
-    text: np.ndarray, ends: np.ndarray, owners: np.ndarray, kinds: np.ndarray, folds: np.ndarray,
-    long: Table, near: Table, similar: float,
-) -> np.ndarray:  # fmt: skip
+    word: np.ndarray, word_ends: np.ndarray, owners: np.ndarray, long: Table, near: Table, similar: float
+) -> np.ndarray:
     """float64[k, 4] of (owner, item, share of the item's words covered, Jaccard similarity of the nearest turn).
 
-    Turn i ends at byte ends[i] and belongs to dialogue owners[i] (ascending). Similarities below `similar` are 0.
+    Turn i ends with word word_ends[i] and belongs to dialogue owners[i] (ascending). Lower similarities are 0.
     """
-    word, word_ends = kernel.hashed(text, ends, kinds, folds)
     gram, gram_ends = kernel.rolled(word, word_ends, long.n)
     covered = cover(
         gram, gram_ends, owners, long.n, long.keys, long.slots, long.bits, long.first, long.items, long.places,
@@ -174,17 +187,34 @@ def nearest(
     gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray,
     first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float,
 ) -> np.ndarray:  # fmt: skip
-    """float64[k, 3] of (dialogue, item, Jaccard similarity of a turn and the item), similarities >= similar only."""
+    """float64[k, 3] of (dialogue, item, Jaccard similarity of a turn and the item), similarities >= similar only.
+
+    A similar turn holds at most (1 - similar) / similar times an item's size of n-grams that are not the item's. A turn
+    is given up when more than that for the largest item are in no item at all; most are, after a few words.
+    """
+    most = 0
+    for item in range(len(sizes)):
+        most = max(most, sizes[item])
+    strange_most = most * (1 - similar) / similar
+    strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; two in one place count once, to be safe
     seen = np.full(len(first), -1, np.int64)
     count = np.zeros(len(sizes), np.int64)
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
     found = start = 0
     for turn in range(len(ends)):
-        many = 0
+        many = strange = 0
         for i in range(start, ends[turn]):
             g = find(gram[i], keys, slots, bits)
-            if g < 0 or seen[g] == turn:
+            if g < 0:
+                place = gram[i] & np.uint64(4095)
+                if strangers[place] != turn:
+                    strangers[place] = turn
+                    strange += 1
+                    if strange > strange_most:
+                        break
+                continue
+            if seen[g] == turn:
                 continue
             seen[g] = turn
             for p in range(first[g], first[g + 1]):
@@ -195,7 +225,9 @@ def nearest(
         distinct = -1
         for t in range(many):
             item = touched[t]
-            if count[item] >= similar * sizes[item]:  # else the union is too large whatever the turn holds
+            if (
+                strange <= strange_most and count[item] >= similar * sizes[item]
+            ):  # else the union is too large whatever the turn holds
                 if distinct < 0:
                     distinct = len(np.unique(gram[start : ends[turn]]))
                 jaccard = count[item] / (sizes[item] + distinct - count[item])

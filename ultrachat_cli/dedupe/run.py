@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,16 @@ from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records import files
 
 _SMALL = 8 << 20  # bytes: starting processes takes longer than the work
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process needs: sent to each once."""
+
+    config: DedupeConfig
+    benchmark: Benchmark | None
+    plain: list[str]
+    """The uncompressed file of each source."""
 
 
 def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Report:
@@ -52,11 +62,11 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
         cut = blocks.cut(sources)
         size = sum(block.end - block.start for block in cut)
         processes = 1 if size < _SMALL else min(config.processes or os.cpu_count() or 1, len(cut))
-        with workers.pool(processes) as spread:
-            found = _scan(config, cut, inputs, benchmark, work, spread, progress)
+        job = Job(config, benchmark, [str(source.plain) for source in sources])
+        with workers.pool(processes, job) as spread:
+            found = _scan(cut, inputs, work, spread, progress)
             contaminated = benchmark.verdicts(found.overlaps) if benchmark else {}
-            plain = [str(source.plain) for source in sources]
-            clusters = _clusters(config, found, contaminated, plain, work, spread, progress)
+            clusters = _clusters(job, found, contaminated, work, spread, progress)
         outcome = Outcome(loaded, sources, found, clusters, benchmark, contaminated)
         report = outcome.write(progress, time.monotonic() - started)
         done = True
@@ -65,28 +75,25 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
         work.close(done=done)
 
 
-def _scan(
-    config: DedupeConfig, cut: list[Block], inputs: list[Path], benchmark: Benchmark | None, work: Work,
-    spread: Spread[int], progress: Progress,
-) -> Corpus:  # fmt: skip
+def _scan(cut: list[Block], inputs: list[Path], work: Work, spread: Spread, progress: Progress) -> Corpus:
     pieces = [work.path(f"scan-{block.number:06}.npz") for block in cut]
     missing = [(block, piece) for block, piece in zip(cut, pieces, strict=True) if not piece.exists()]
     progress.stage("scan", sum(block.end - block.start for block, _ in missing) >> 20, "MB")
-    for size in spread(partial(_scan_block, config=config, benchmark=benchmark), missing):
+    for size in spread(_scan_block, missing):
         progress.advance(size >> 20)
     return corpus.gather(cut, pieces, inputs, work.path("sketches.u8"))
 
 
-def _scan_block(task: tuple[Block, Path], config: DedupeConfig, benchmark: Benchmark | None) -> int:
+def _scan_block(task: tuple[Block, Path], job: Job) -> int:
     block, piece = task
-    scan.scan(block, config, benchmark).save(piece)
+    scan.scan(block, job.config, job.benchmark).save(piece)
     return block.end - block.start
 
 
 def _clusters(
-    config: DedupeConfig, found: Corpus, contaminated: dict[int, list[int]], plain: list[str], work: Work,
-    spread: Spread[tuple[int, np.ndarray]], progress: Progress,
-) -> Clusters:  # fmt: skip
+    job: Job, found: Corpus, contaminated: dict[int, list[int]], work: Work, spread: Spread, progress: Progress
+) -> Clusters:
+    config = job.config
     rank = ranking(config.keep, found.length, found.score)
     clusters = Clusters.of(rank)
     least = config.min_words or (10 if config.scope == "turn" else 1)
@@ -104,29 +111,27 @@ def _clusters(
         items = np.setdiff1d(items, links[:, 0].astype(np.int64), assume_unique=True)
     if "near" in config.method:
         enough = items[found.sizes[items] >= least]
-        links = _near(config, found, enough, item_rank, plain, work, spread, progress)
+        links = _near(config, found, enough, item_rank, work, spread, progress)
         clusters.add(links, found.owner, "near")
         items = np.setdiff1d(items, links[:, 0].astype(np.int64), assume_unique=True)
     if "semantic" in config.method:
         from ultrachat_cli.dedupe import semantic
 
-        links = semantic.links(config, found, items, item_rank, plain, work, progress)
+        links = semantic.links(config, found, items, item_rank, job.plain, work, progress)
         clusters.add(links, found.owner, "semantic")
     return clusters
 
 
 def _near(
-    config: DedupeConfig, found: Corpus, items: np.ndarray, rank: np.ndarray, plain: list[str], work: Work,
-    spread: Spread[tuple[int, np.ndarray]], progress: Progress,
+    config: DedupeConfig, found: Corpus, items: np.ndarray, rank: np.ndarray, work: Work, spread: Spread,
+    progress: Progress,
 ) -> np.ndarray:  # fmt: skip
     if (saved := work.load("near")) is not None:
         return saved
-    bands = Bands.of(config.threshold)
-    groups = near.groups(found.sketches, items, bands, progress)
+    groups = near.groups(found.sketches, items, Bands.of(config.threshold), progress)
     progress.stage("verify", sum(map(len, groups)), "texts")
     parts = [np.empty((0, 3))]
-    decide = partial(_decide, config=config, bands=bands, plain=plain)
-    for size, links in spread(decide, near.tasks(groups, found.places(), found.sketches, rank)):
+    for size, links in spread(_decide, near.tasks(groups, found.places(), found.sketches, rank)):
         parts.append(links)
         progress.advance(size)
     links = np.concatenate(parts)
@@ -135,5 +140,5 @@ def _near(
     return links
 
 
-def _decide(task: near.Task, config: DedupeConfig, bands: Bands, plain: list[str]) -> tuple[int, np.ndarray]:
-    return len(task.items), near.decide(task, config, bands, plain)
+def _decide(task: near.Task, job: Job) -> tuple[int, np.ndarray]:
+    return len(task.items), near.decide(task, job.config, Bands.of(job.config.threshold), job.plain)

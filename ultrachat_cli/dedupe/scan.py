@@ -79,6 +79,17 @@ def texts(dialogue: Dialogue, scope: Scope) -> list[str]:
     return dialogue.data[:1] if scope == "opening" else dialogue.data
 
 
+def _ranges(scope: Scope, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first turn, last turn + 1, dialogue) of each compared text; dialogues have turns starts[i]:ends[i]."""
+    dialogue = np.arange(len(starts))
+    if scope == "dialogue":
+        return starts, ends, dialogue
+    if scope == "opening":
+        return starts, starts + 1, dialogue
+    turn = np.arange(ends[-1])
+    return turn, turn + 1, np.repeat(dialogue, ends - starts)
+
+
 def score_of(record: Any, key: str) -> float:
     """The number at a dotted key; -inf where there is none."""
     for part in key.split("."):
@@ -89,15 +100,14 @@ def score_of(record: Any, key: str) -> float:
 class _Scanner:
     def __init__(self, config: DedupeConfig, benchmark: Benchmark | None) -> None:
         self._config, self._benchmark = config, benchmark
-        self._kinds, self._folds = words.tables()
+        self._kinds, self._codes = words.tables()
         self._scored = config.keep == "best"
         self._place: list[tuple[int, int, int]] = []
         self._length: list[int] = []
         self._score: list[float] = []
-        self._owner: list[int] = []
-        self._waiting: list[bytes] = []
-        self._turns: list[list[str]] = []
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._turns: list[bytes] = []
+        self._counts: list[int] = []  # turns of each waiting dialogue
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         self._overlaps: list[np.ndarray] = []
         self._rejected: list[tuple[int, str, str]] = []
 
@@ -119,44 +129,54 @@ class _Scanner:
         self._length.append(sum(map(len, dialogue.data)))
         if self._scored:
             self._score.append(score_of(record, self._config.score))
-        compared = texts(dialogue, self._config.scope)
-        self._owner += [len(self._place) - 1] * len(compared)
-        self._waiting += [text.encode() for text in compared]
-        if self._benchmark is not None:
-            self._turns.append(dialogue.data)
-        if len(self._place) % _BATCH == 0:
+        self._turns += [turn.encode() for turn in dialogue.data]
+        self._counts.append(len(dialogue.data))
+        if len(self._counts) == _BATCH:
             self._flush()
 
     def _reject(self, number: int, reason: str, line: bytes) -> None:
         self._rejected.append((number, reason, line.decode("utf-8", "replace").rstrip("\n")))
 
     def _flush(self) -> None:
-        if not self._waiting:
+        """Every turn is hashed once; what is compared and what is searched for are ranges of its words."""
+        if not self._counts:
             return
-        count = len(self._waiting)
-        sketches = np.empty((count, kernel.BINS), np.uint8)
-        digests, sizes = np.empty((count, 2), np.uint64), np.empty(count, np.int32)
-        text = np.frombuffer(b"".join(self._waiting) or b" ", np.uint8)
-        ends = np.cumsum([len(part) for part in self._waiting])
-        kernel.describe(text, ends, self._config.ngram, self._kinds, self._folds, sketches, digests, sizes)
+        first = len(self._place) - len(self._counts)
+        text = np.frombuffer(b"".join(self._turns) or b" ", np.uint8)
+        word, word_ends = kernel.hashed(text, np.cumsum([*map(len, self._turns)]), self._kinds, self._codes)
+        turn_ends = np.cumsum(self._counts)
+        turn_starts = turn_ends - self._counts
+        starts, ends, owner = _ranges(self._config.scope, turn_starts, turn_ends)
+        word_starts = np.append(0, word_ends[:-1])
+        sketches = np.empty((len(starts), kernel.BINS), np.uint8)
+        digests, sizes = np.empty((len(starts), 2), np.uint64), np.empty(len(starts), np.int32)
+        kernel.describe(word, word_starts[starts], word_ends[ends - 1], self._config.ngram, sketches, digests, sizes)
         for i in np.flatnonzero(sizes == 0):  # no words: equal only when the very characters are
-            digests[i] = np.frombuffer(hashlib.blake2b(self._waiting[i], digest_size=16).digest(), np.uint64)
-        self._parts.append((sketches, digests, sizes))
+            raw = hashlib.blake2b(b"\n".join(self._turns[starts[i] : ends[i]]), digest_size=16).digest()
+            digests[i] = np.frombuffer(raw, np.uint64)
+        self._parts.append((sketches, digests, sizes, owner + first))
         if self._benchmark is not None:
-            self._overlaps.append(self._benchmark.search(self._turns, len(self._place) - len(self._turns)))
-            self._turns = []
-        self._waiting = []
+            speaker = np.arange(len(self._turns)) - np.repeat(turn_starts, self._counts)
+            self._overlaps.append(
+                self._benchmark.search(
+                    word, word_ends, speaker % 2, np.repeat(np.arange(len(self._counts)), self._counts) + first
+                )
+            )
+        self._turns, self._counts = [], []
 
     def end(self, lines: int) -> Scanned:
         self._flush()
-        none = (np.empty((0, kernel.BINS), np.uint8), np.empty((0, 2), np.uint64), np.empty(0, np.int32))
-        sketches, digests, sizes = (np.concatenate(column) for column in zip(none, *self._parts, strict=True))
+        none = (
+            np.empty((0, kernel.BINS), np.uint8), np.empty((0, 2), np.uint64), np.empty(0, np.int32),
+            np.empty(0, np.int64),
+        )  # fmt: skip
+        sketches, digests, sizes, owner = (np.concatenate(column) for column in zip(none, *self._parts, strict=True))
         dialogues = len(self._place)
         return Scanned(
             place=np.array(self._place, np.int64).reshape(dialogues, 3),
             length=np.array(self._length, np.int64),
             score=np.array(self._score if self._scored else [-np.inf] * dialogues, np.float64),
-            item_dialogue=np.array(self._owner, np.int64),
+            item_dialogue=owner,
             sketches=sketches, digests=digests, sizes=sizes,
             overlaps=np.concatenate([np.empty((0, 4)), *self._overlaps]),
             lines=lines,

@@ -37,14 +37,20 @@ def folded(character: str) -> int:
 
 @cache
 def tables() -> tuple[np.ndarray, np.ndarray]:
-    """(kind uint8[65536], folded uint16[65536]) of the characters of the basic plane; surrogates separate."""
+    """(kind uint8[65536], code uint64[65536]) of the characters of the basic plane; surrogates separate.
+
+    A code is a number without pattern that stands for the folded character.
+    """
     kinds = np.zeros(_PLANE, np.uint8)
-    folds = np.arange(_PLANE, dtype=np.uint16)
+    folds = np.arange(_PLANE)
     for point in range(_PLANE):
         if not 0xD800 <= point < 0xE000:
             kinds[point] = kind(chr(point))
             folds[point] = folded(chr(point))
-    return kinds, folds
+    codes = (folds.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        codes = (codes ^ (codes >> np.uint64(shift))) * np.uint64(factor)
+    return kinds, codes ^ (codes >> np.uint64(31))
 
 
 def split(text: str) -> list[str]:

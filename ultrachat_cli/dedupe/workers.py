@@ -11,21 +11,28 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-Spread = Callable[[Callable[[Any], R], Iterable[Any]], Iterator[R]]
+_job: Any = None  # what all tasks of this process share: sent once, not with every task
+
+
+class Spread(Protocol):
+    """(do, tasks) -> do(task, job) of every task, in any order."""
+
+    def __call__(self, do: Callable[[T, Any], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Begins at once; results come as they are ready."""
 
 
 @contextmanager
-def pool(processes: int) -> Iterator[Spread[Any]]:
-    """A function (do, tasks) -> results in any order, by `processes` processes; by this one where that is 1."""
+def pool(processes: int, job: object) -> Iterator[Spread]:
+    """Work by `processes` processes, or by this one where that is 1. `do` is a function of a module."""
     if processes == 1:
-        yield lambda do, tasks: map(do, tasks)
+        yield lambda do, tasks: (do(task, job) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(os.getpid(),))
+    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(os.getpid(), job))
     try:
         yield lambda do, tasks: _spread(executor, do, tasks, 3 * processes)
         executor.shutdown()
@@ -37,19 +44,25 @@ def pool(processes: int) -> Iterator[Spread[Any]]:
         raise
 
 
-def _spread(executor: ProcessPoolExecutor, do: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
+def _call(do: Callable[[T, Any], R], task: T) -> R:
+    return do(task, _job)
+
+
+def _spread(executor: ProcessPoolExecutor, do: Callable[[T, Any], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
     """At most `ahead` tasks are under way, so that a long list of them is never in memory at once."""
     rest = iter(tasks)
-    waiting: set[Future[R]] = {executor.submit(do, task) for task in islice(rest, ahead)}
+    waiting: set[Future[R]] = {executor.submit(_call, do, task) for task in islice(rest, ahead)}
     while waiting:
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        waiting |= {executor.submit(do, task) for task in islice(rest, len(done))}
+        waiting |= {executor.submit(_call, do, task) for task in islice(rest, len(done))}
         for future in done:
             yield future.result()
 
 
-def _begin(parent: int) -> None:
+def _begin(parent: int, job: Any) -> None:
     """A worker leaves Ctrl-C to its parent, and does not outlive it."""
+    global _job
+    _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

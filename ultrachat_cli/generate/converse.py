@@ -11,8 +11,9 @@ from ultrachat_cli.backends.base import Prompt as Asked
 from ultrachat_cli.backends.base import estimate_tokens
 from ultrachat_cli.backends.chat_model import ChatModel
 from ultrachat_cli.errors import BackendError
-from ultrachat_cli.generate import filters, speaking
-from ultrachat_cli.generate.filters import Turn
+from ultrachat_cli.filters import faults
+from ultrachat_cli.filters.faults import Turn
+from ultrachat_cli.generate import speaking
 from ultrachat_cli.generate.plan import Opening
 from ultrachat_cli.generate.prompts import Prompts
 from ultrachat_cli.generate.settings import GenerateConfig, Sector, Speaker
@@ -69,7 +70,7 @@ async def converse(opening: Opening, cast: Cast, config: GenerateConfig) -> Outc
     rounds = draw_rounds(draw, opening.sector, config)
     talk = _Conversation(identity, opening.sector, draw.choice(cast.personas), rounds, draw)
     first = await opening.expand(identity) if opening.expand else opening.text
-    fault, bad = filters.opening_fault(Turn("user", first), config.filters), first
+    fault, bad = faults.opening_fault(Turn("user", first), config.filters), first
     if fault is None:
         talk.turns.append(Turn("user", first))
         talk.tokens = estimate_tokens(first)
@@ -113,13 +114,13 @@ async def _turn(talk: _Conversation, speaker: str, cast: Cast, config: GenerateC
                 return CONTEXT, ""
             raise
         turn = _clean(speaker, begun + answer.text, answer, config)
-        fault, text = filters.turn_fault(turn, talk.turns, config.filters), turn.text
+        fault, text = faults.turn_fault(turn, talk.turns, config.filters), turn.text
         if fault is None:
             talk.turns.append(turn)
             grown = talk.tokens + estimate_tokens(turn.text) + 8
             talk.tokens = max(grown, answer.prompt_tokens + answer.completion_tokens if speaker == "assistant" else 0)
             return None, ""
-        if fault == filters.POLITENESS:
+        if fault == faults.POLITENESS:
             break  # the user has nothing more to ask: asking again would only make one up
     return fault, text
 
@@ -148,7 +149,7 @@ def _clean(speaker: str, text: str, answer: Completion, config: GenerateConfig) 
         if len(text) > 1 and text[0] == text[-1] == '"':
             text = text[1:-1].strip()
     elif finish == "length" and config.filters.truncated == "trim":
-        text, finish = filters.trim(text), "stop"
+        text, finish = faults.trim(text), "stop"
     return Turn(speaker, text, finish)
 
 

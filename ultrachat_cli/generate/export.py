@@ -19,7 +19,7 @@ def export(folder: Path, shape: Format) -> list[Path]:
     if shape == "ultrachat":
         return []
     target = folder / ("dialogues.parquet" if shape == "parquet" else f"dialogues.{shape}.jsonl")
-    with files.writing(target, "messages" if shape == "parquet" else shape) as put:
+    with files.writing(target, "messages" if shape == "parquet" else shape, extra=False) as put:
         for _, dialogue in files.dialogues(folder / files.RUN_FILE, _never):
             put(dialogue)
     return [target]

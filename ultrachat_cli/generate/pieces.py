@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ultrachat_cli.errors import ConfigError, DataError
+from ultrachat_cli.filters.faults import trim
 from ultrachat_cli.generate import shipped
-from ultrachat_cli.generate.filters import trim
 from ultrachat_cli.generate.settings import Materials
 from ultrachat_cli.generate.shipped import MaterialType
 from ultrachat_cli.records import files as sources

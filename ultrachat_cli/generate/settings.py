@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ultrachat_cli.backends.limits import LimitSettings
 from ultrachat_cli.config import Frozen, Range, Span
+from ultrachat_cli.filters.settings import TurnFilters
 from ultrachat_cli.models.specs import Price
 
 Sector = Literal["world", "writing", "materials"]
@@ -149,27 +150,13 @@ class Materials(Frozen):
         return self
 
 
-class Filters(Frozen):
+class Filters(TurnFilters):
     """What makes a turn unfit. A bad turn is asked for again, then the dialogue is cut before it."""
 
     retries: int = Field(default=2, ge=0)
     """How often a bad turn is asked for again."""
-    language: str | None = "en"
-    """Language of the user's turns (ISO 639-1), or empty for any."""
-    language_score: float = Field(default=0.6, ge=0, le=1)
-    """Certainty at which another language counts as wrong."""
-    truncated: Literal["reject", "trim", "keep"] = "reject"
-    """An assistant turn cut off by max_tokens: bad, trimmed to its last whole sentence, or kept."""
-    repeated: float = Field(default=0.85, gt=0, le=1)
-    """Share of a turn's word 4-grams already said by the same side from which it counts as a repetition."""
-    loop: float = Field(default=0.5, gt=0, le=1)
-    """Share of word 4-grams a turn may repeat within itself."""
-    max_user_chars: int = Field(default=2000, ge=1)
-    """A longer follow-up is taken for an answer (role confusion)."""
     give_up: float = Field(default=4, gt=0)
     """Stop when rejected dialogues outnumber the limit this many times: the models cannot do it."""
-    refusals: bool = True
-    """Drop refusals and 'as an AI' talk."""
     near_duplicate: float = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity (character 5-grams) from which an opening is a near duplicate of an earlier one; 1 = exact."""
 

@@ -34,7 +34,10 @@ class ModelSpec(Frozen):
     role: Literal["chat", "base", "reward", "critique", "embedding"] = "chat"
     """What it is for."""
     source: str
-    """hf:org/name, hf:org/name/file.gguf, package:distribution/file.gguf, gguf:path, openai:model, scripted:file."""
+    """hf:org/name, hf:org/name/file.gguf, package:distribution/file.gguf, gguf:path, openai:model, scripted:file.
+
+    Embedding models also: package:distribution/folder, folder:path, static:name of the model it is distilled from.
+    """
     weights: Literal["full", "delta"] = "full"
     """A delta is added to `base` by `recover`."""
     base: str = ""
@@ -73,7 +76,7 @@ class ModelSpec(Frozen):
 
     @property
     def scheme(self) -> str:
-        """Where it comes from: hf, package, gguf, openai or scripted."""
+        """Where it comes from: hf, package, gguf, openai, scripted, folder or static."""
         return self.source.partition(":")[0]
 
     @property
@@ -84,7 +87,7 @@ class ModelSpec(Frozen):
     @property
     def embedded(self) -> bool:
         """Whether the embedded llama.cpp can run it."""
-        return self.scheme in ("package", "gguf") or (self.scheme == "hf" and self.place.endswith(".gguf"))
+        return self.scheme == "gguf" or (self.scheme in ("package", "hf") and self.place.endswith(".gguf"))
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,7 @@ STDIN = Path("-")
 BESIDE = ("rejected", "report", "contamination")
 """`x.<word>.jsonl` lies beside an output and is not part of it."""
 _BATCH = 1000
+_EXTRA = "extra_fields"
 
 
 def find(paths: Iterable[Path | str], what: str = "input", suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
@@ -80,7 +81,7 @@ def dialogues(path: Path, on_bad: jsonl.OnBad) -> Iterator[tuple[int, Dialogue]]
         try:
             yield number, parse(record)
         except ValueError as error:
-            on_bad(DataError(path, number, str(error)))
+            on_bad(DataError(path, number, str(error), text=orjson.dumps(record, default=str).decode()))
 
 
 def is_plain(path: Path) -> bool:
@@ -111,11 +112,21 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=_BATCH):
             for record in batch.to_pylist():
                 number += 1
-                if isinstance(record.get("meta"), str):
-                    record["meta"] = orjson.loads(record["meta"])
-                yield number, record
+                yield number, _unpacked(record)
     except (OSError, ValueError) as error:
         raise DataError(path, number, f"not readable as Parquet: {error}") from error
+
+
+def _unpacked(record: dict[str, Any]) -> dict[str, Any]:
+    """The row with what our own writer keeps as JSON text; text that is none stays as it is."""
+    for column in ("meta", _EXTRA):
+        with suppress(TypeError, orjson.JSONDecodeError):
+            record[column] = orjson.loads(record.get(column) or "")
+    if isinstance(record.get(_EXTRA), dict):
+        record |= record.pop(_EXTRA)
+    elif record.get(_EXTRA, "") is None:
+        del record[_EXTRA]
+    return record
 
 
 def check_writable(path: Path) -> None:
@@ -129,10 +140,16 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, shape: Shape = "ultrachat") -> Iterator[Callable[[Dialogue], None]]:
-    """Takes dialogues one by one; the file (its kind is told by its name, "-" is stdout) appears when all are in."""
+def writing(
+    path: Path, shape: Shape | None = "ultrachat", *, extra: bool = True
+) -> Iterator[Callable[[Dialogue], None]]:
+    """Takes dialogues one by one; the file (its kind is told by its name, "-" is stdout) appears when all are in.
+
+    `shape` None: each stays in the shape it came in. Parquet always holds messages; `extra`: a column for fields that
+    the dialogues may have beside id, turns and meta.
+    """
     if path.suffix == ".parquet":
-        with jsonl.replacing(path) as file, _parquet_writer(file) as write:
+        with jsonl.replacing(path) as file, _parquet_writer(file, extra) as write:
             yield write
         return
     with writing_lines(path) as put:
@@ -151,19 +168,21 @@ def writing_lines(path: Path) -> Iterator[Callable[[bytes], Any]]:
 
 
 @contextmanager
-def _parquet_writer(file: IO[bytes]) -> Iterator[Callable[[Dialogue], None]]:
-    """Columns: id (text), messages (list of {role, content}), meta (JSON text)."""
+def _parquet_writer(file: IO[bytes], extra: bool) -> Iterator[Callable[[Dialogue], None]]:
+    """Columns: id (text), messages (list of {role, content}), meta (JSON text), extra_fields (JSON text or null)."""
     parquet = pyarrow("writing Parquet")
     import pyarrow as pa  # type: ignore[import-untyped]
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    schema = pa.schema([("id", pa.string()), ("messages", pa.list_(message)), ("meta", pa.string())])
+    columns = [("id", pa.string()), ("messages", pa.list_(message)), ("meta", pa.string())]
+    schema = pa.schema([*columns, (_EXTRA, pa.string())] if extra else columns)
     waiting: list[dict[str, object]] = []
     with parquet.ParquetWriter(file, schema) as writer:
 
         def put(dialogue: Dialogue) -> None:
-            meta = orjson.dumps(dialogue.meta).decode()
-            waiting.append({"id": dialogue.id, "messages": dialogue.messages, "meta": meta})
+            more = _json(dialogue.extra) if dialogue.extra else None
+            meta = _json(dialogue.meta_beside_messages())
+            waiting.append({"id": dialogue.id, "messages": dialogue.messages, "meta": meta, _EXTRA: more})
             if len(waiting) == _BATCH:
                 flush()
 
@@ -175,6 +194,10 @@ def _parquet_writer(file: IO[bytes]) -> Iterator[Callable[[Dialogue], None]]:
         flush()
 
 
+def _json(value: dict[str, Any]) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
 def pyarrow(what: str) -> Any:
     """pyarrow.parquet; `MissingExtra` saying `what` needs it."""
     try:
@@ -184,9 +207,11 @@ def pyarrow(what: str) -> Any:
     return parquet
 
 
+def stem(path: Path) -> str:
+    """`data/clean.jsonl.gz` -> `clean`."""
+    return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), path.name)
+
+
 def beside(output: Path, word: str) -> Path:
-    """`clean.jsonl.gz` -> `clean.<word>.jsonl`: where what belongs to an output is kept."""
-    stem = next(
-        (output.name.removesuffix(s) for s in sorted(SUFFIXES, key=len) if output.name.endswith(s)), output.name
-    )
-    return output.with_name(f"{stem}.{word}")
+    """`clean.jsonl.gz` -> `clean.<word>`: where what belongs to an output is kept."""
+    return output.with_name(f"{stem(output)}.{word}")

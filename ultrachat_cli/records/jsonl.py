@@ -41,7 +41,7 @@ def opened(path: Path) -> IO[bytes]:
 def packing(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
     """Compresses what is written to `file`, as the name of `path` says. Equal input gives equal bytes."""
     if path.suffix == ".gz":
-        with gzip.GzipFile(fileobj=file, mode="wb", mtime=0, compresslevel=6) as packed:
+        with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
             yield cast(IO[bytes], packed)
     elif path.suffix == ".zst":
         with zstandard(path).ZstdCompressor().stream_writer(file, closefd=False) as packed:
@@ -74,7 +74,8 @@ def read(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Any]]:
         try:
             yield number, orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            on_bad(DataError(path, number, f"not JSON ({error.msg})"))
+            text = line.decode("utf-8", "replace").rstrip("\n")
+            on_bad(DataError(path, number, f"not JSON ({error.msg})", text=text))
 
 
 class Appender:

@@ -7,15 +7,20 @@ The published rules are few (EMNLP paper, section 3.4: overly polite user turns 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ultrachat_cli.generate import phrases
-from ultrachat_cli.generate.settings import Filters
+from ultrachat_cli.filters import phrases
+from ultrachat_cli.filters.settings import TurnFilters
 from ultrachat_cli.records.dialogue import role
 
 POLITENESS = "politeness"
+REASONS = (
+    *("empty", "truncated", "leaked_prompt", POLITENESS, "role_confusion"),
+    *("unfinished", "language", "refusal", "loop", "repeated"),
+)
+"""Everything a turn can be unfit for."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +48,45 @@ def turns(data: Sequence[str]) -> list[Turn]:
     return [Turn(role(n), text) for n, text in enumerate(data)]
 
 
-def opening_fault(opening: Turn, settings: Filters) -> str | None:
+def opening_fault(opening: Turn, settings: TurnFilters) -> str | None:
     """Why this first user turn is unfit, or None. It may be long and hold any text, as materials do."""
-    if not opening.text.strip():
-        return "empty"
-    if opening.finish == "length":
-        return "truncated"
-    if phrases.TEMPLATE_TOKENS.search(opening.text) or phrases.PROMPT_LEAKS.search(opening.text):
-        return "leaked_prompt"
-    return None
+    return next(_opening_faults(opening), None)
 
 
-def turn_fault(turn: Turn, earlier: Sequence[Turn], settings: Filters) -> str | None:
+def turn_fault(turn: Turn, earlier: Sequence[Turn], settings: TurnFilters) -> str | None:
     """Why this turn is unfit after the `earlier` ones, or None."""
-    text = turn.text
-    if not text.strip() or not any(c.isalnum() for c in text):
-        return "empty"
-    if turn.finish == "length" and (turn.role == "user" or settings.truncated != "keep"):
-        return "truncated"
-    if phrases.TEMPLATE_TOKENS.search(text) or phrases.PROMPT_LEAKS.search(text):
-        return "leaked_prompt"
-    fault = _user_fault(turn, settings) if turn.role == "user" else _assistant_fault(turn, settings)
-    return fault or _repetition(turn, earlier, settings)
+    return next(_turn_faults(turn, earlier, settings), None)
 
 
-def dialogue_fault(data: Sequence[str], settings: Filters) -> tuple[int, str] | None:
-    """(index, reason) of the first unfit turn of a finished dialogue, or None."""
+def dialogue_fault(data: Sequence[str], settings: TurnFilters, allowed: Collection[str] = ()) -> tuple[int, str] | None:
+    """(index, reason) of the first unfit turn of a finished dialogue, or None; `allowed` reasons are none."""
     said = turns(data)
     for n, turn in enumerate(said):
-        fault = opening_fault(turn, settings) if n == 0 else turn_fault(turn, said[:n], settings)
-        if fault:
-            return n, fault
+        for fault in _turn_faults(turn, said[:n], settings) if n else _opening_faults(turn):
+            if fault not in allowed:
+                return n, fault
     return None
+
+
+def _opening_faults(opening: Turn) -> Iterator[str]:
+    if not opening.text.strip():
+        yield "empty"
+    if opening.finish == "length":
+        yield "truncated"
+    if phrases.TEMPLATE_TOKENS.search(opening.text) or phrases.PROMPT_LEAKS.search(opening.text):
+        yield "leaked_prompt"
+
+
+def _turn_faults(turn: Turn, earlier: Sequence[Turn], settings: TurnFilters) -> Iterator[str]:
+    text = turn.text
+    if not text.strip() or not any(c.isalnum() for c in text):
+        yield "empty"
+    if turn.finish == "length" and (turn.role == "user" or settings.truncated != "keep"):
+        yield "truncated"
+    if phrases.TEMPLATE_TOKENS.search(text) or phrases.PROMPT_LEAKS.search(text):
+        yield "leaked_prompt"
+    yield from _user_faults(text, settings) if turn.role == "user" else _assistant_faults(text, settings)
+    yield from _repetitions(turn, earlier, settings)
 
 
 def trim(text: str) -> str:
@@ -92,40 +104,36 @@ def only_polite(text: str) -> bool:
     return not left
 
 
-def _user_fault(turn: Turn, settings: Filters) -> str | None:
-    text = turn.text
+def _user_faults(text: str, settings: TurnFilters) -> Iterator[str]:
     if only_polite(text):
-        return POLITENESS
+        yield POLITENESS
     if len(text) > settings.max_user_chars or phrases.ANSWERING.search(text) or phrases.SERVING.search(text):
-        return "role_confusion"
+        yield "role_confusion"
     if len(phrases.LIST_ROW.findall(text)) >= 4:
-        return "role_confusion"
+        yield "role_confusion"
     if settings.refusals and phrases.AS_AN_AI.search(text):
-        return "role_confusion"
+        yield "role_confusion"
     if text.rstrip().endswith((":", ",", "...", "\u2026")):
-        return "unfinished"
+        yield "unfinished"
     if settings.language and wrong_language(text, settings.language, settings.language_score):
-        return "language"
-    return None
+        yield "language"
 
 
-def _assistant_fault(turn: Turn, settings: Filters) -> str | None:
-    if settings.refusals and (phrases.AS_AN_AI.search(turn.text) or phrases.REFUSAL.search(turn.text)):
-        return "refusal"
-    if phrases.OTHER_SPEAKER.search(turn.text):
-        return "role_confusion"
-    return None
+def _assistant_faults(text: str, settings: TurnFilters) -> Iterator[str]:
+    if settings.refusals and (phrases.AS_AN_AI.search(text) or phrases.REFUSAL.search(text)):
+        yield "refusal"
+    if phrases.OTHER_SPEAKER.search(text):
+        yield "role_confusion"
 
 
-def _repetition(turn: Turn, earlier: Sequence[Turn], settings: Filters) -> str | None:
+def _repetitions(turn: Turn, earlier: Sequence[Turn], settings: TurnFilters) -> Iterator[str]:
     if 1 - len(turn.gram_set) / len(turn.grams) > settings.loop:
-        return "loop"
+        yield "loop"
     for other in earlier:
         if other.role == turn.role or turn.role == "user":
             common = len(turn.gram_set & other.gram_set)
             if common / len(turn.gram_set) >= settings.repeated:
-                return "repeated"
-    return None
+                yield "repeated"
 
 
 def wrong_language(text: str, language: str, score: float) -> bool:

@@ -14,21 +14,37 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace("'", "['\u2019]"), re.IGNORECASE)
 
 
+class Hinted:
+    """A pattern that is tried only on texts with one of the words it needs: looking for those is far cheaper."""
+
+    def __init__(self, pattern: re.Pattern[str], *hints: str) -> None:
+        self._pattern, self._hints = pattern, hints
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """As `re.Pattern.search`."""
+        folded = text.casefold()
+        return self._pattern.search(text) if any(hint in folded for hint in self._hints) else None
+
+
 TEMPLATE_TOKENS = re.compile(
     r"<\|?(?:im_start|im_end|endoftext|eot_id|start_header_id|end_header_id|/?s|INST)\|?>|\[/?INST\]"
     r"|<\|(?:user|assistant|system|end)\|>|</?think>|<(?:start|end)_of_turn>"
 )
 """Tokens of chat templates that a model wrote out."""
 
-PROMPT_LEAKS = _compile(
-    _any(
-        "everything above is a conversation",
-        "put yourself in the user's place",
-        "write only the user's message",
-        "write what the user says next",
-        "do not answer the question yourself",
-        "these are taken already",
-    )
+PROMPT_LEAKS = Hinted(
+    _compile(
+        _any(
+            "everything above is a conversation",
+            "put yourself in the user's place",
+            "write only the user's message",
+            "write what the user says next",
+            "do not answer the question yourself",
+            "these are taken already",
+        )
+    ),
+    *("above is a conv", "yourself in the user", "only the user", "the user says next", "the question yourself"),
+    "are taken already",
 )
 """Sentences of our prompts."""
 
@@ -99,20 +115,24 @@ SERVING = _compile(
 )
 """What an assistant offers, not a user."""
 
-OTHER_SPEAKER = _compile(r"^\s*(?:user|human)\s*:|\n\s*(?:user|human)\s*:")
+OTHER_SPEAKER = Hinted(_compile(r"^\s*(?:user|human)\s*:|\n\s*(?:user|human)\s*:"), "user", "human")
 """A label of the user in an assistant's turn."""
 
 LIST_ROW = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+\S", re.MULTILINE)
 
-AS_AN_AI = _compile(
-    _any(
-        rf"\b(?:(?<!such )as|i(?:'m| am)(?: just| only| merely)?) {_AI}",
-        r"\bas a (?:virtual assistant|machine), i (?:can(?:not|'t)|am (?:not|unable)|do(?: not|n't)|have no|lack)\b",
-        r"\bi (?:do not|don't) have (?:feelings|emotions"
-        "|personal (?:experiences?|opinions?|beliefs|feelings|preferences))",
-        r"\bmy (?:knowledge|training) cut-?off\b|\bbased on my training data\b",
-        r"\bmy training data (?:only )?(?:goes|extends|ends|stops|cuts off|was last)\b",
-    )
+AS_AN_AI = Hinted(
+    _compile(
+        _any(
+            rf"\b(?:(?<!such )as|i(?:'m| am)(?: just| only| merely)?) {_AI}",
+            r"\bas a (?:virtual assistant|machine), i (?:can(?:not|'t)|am (?:not|unable)|do(?: not|n't)|have no|lack)\b",
+            r"\bi (?:do not|don't) have (?:feelings|emotions"
+            "|personal (?:experiences?|opinions?|beliefs|feelings|preferences))",
+            r"\bmy (?:knowledge|training) cut-?off\b|\bbased on my training data\b",
+            r"\bmy training data (?:only )?(?:goes|extends|ends|stops|cuts off|was last)\b",
+        )
+    ),
+    *(" ai", "artificial intelligence", "language model", "virtual assistant", "as a machine", "not have", "n't have"),
+    *("n\u2019t have", "training data", "my knowledge"),
 )
 """A model talking of itself."""
 

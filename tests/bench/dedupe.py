@@ -1,0 +1,148 @@
+"""Dedupe against its peers on the same dialogues: speed, memory, recall and precision. `--peers NAME,...` picks some.
+
+Peers that are not installed are left out: gaoya, rensa, datasketch, text-dedup, datatrove (each in the way its own
+documentation shows, over the same word 5-grams where it lets one choose, threshold as ours).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+ULTRACHAT = str(Path(sys.executable).with_name("ultrachat"))
+PEERS = ("gaoya", "rensa", "datasketch")
+
+
+def corpus(count: int) -> Path:
+    """Made once and kept in the temporary folder."""
+    path = Path(tempfile.gettempdir(), f"ultrachat-bench-{count}.jsonl")
+    if not path.with_suffix(".truth.npz").exists():
+        subprocess.run([sys.executable, str(HERE / "corpus.py"), str(path), str(count)], check=True)
+    return path
+
+
+def measured(command: list[str]) -> tuple[float, float, float]:
+    """(wall seconds, processor seconds with all children, peak resident MB summed over the processes)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = [0.0]
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            peak[0] = max(peak[0], _tree_mb(process.pid))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    code = process.wait()
+    wall = time.perf_counter() - started
+    ended.set()
+    thread.join()
+    if code:
+        raise SystemExit(f"{command}: exit {code}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak[0]
+
+
+def _tree_mb(pid: int) -> float:
+    """Private memory of a process and its children: pages of mapped files can be dropped and are not counted."""
+    total = 0.0
+    for one in [pid, *_children(pid)]:
+        try:
+            lines = Path(f"/proc/{one}/status").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        direct = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
+    except OSError:
+        return []
+    return direct + [grand for child in direct for grand in _children(child)]
+
+
+def quality(source: Path, output: Path, threshold: float) -> tuple[float, float]:
+    """(recall, precision): similar pairs not both kept; removed ones that had a similar one."""
+    truth = np.load(source.with_suffix(".truth.npz"))
+    pairs = truth["pairs"][truth["similarity"] >= threshold]
+    with output.open("rb") as lines:
+        kept = {int(json.loads(line)["id"][1:]) for line in lines}
+    with source.open("rb") as lines:
+        everything = sum(1 for _ in lines)
+    removed = set(range(everything)) - kept
+    missed = sum(int(a) in kept and int(b) in kept for a, b in pairs)
+    similar = set(pairs.reshape(-1).tolist())
+    return 1 - missed / max(1, len(pairs)), len(removed & similar) / max(1, len(removed))
+
+
+def row(name: str, count: int, source: Path, command: list[str], output: Path, threshold: float) -> None:
+    wall, cpu, peak = measured(command)
+    recall, precision = quality(source, output, threshold)
+    cells = f"{count / cpu:,.0f} | {count / wall:,.0f} | {peak:,.0f} | {recall:.4f} | {precision:.4f}"
+    print(f"| {name} | {count:,} | {threshold} | {cells} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--large", type=int, default=500_000, help="0 leaves it out")
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--thresholds", default="0.8,0.7")
+    given = parser.parse_args()
+    print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}; load {os.getloadavg()[0]:.1f}\n")
+    print(
+        "| | dialogues | threshold | docs/CPU-s | docs/s | peak MB | recall | precision |\n|---|---|---|---|---|---|---|---|"
+    )
+    source = corpus(given.count)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "out.jsonl")
+        for threshold in map(float, given.thresholds.split(",")):
+            ours = [ULTRACHAT, "dedupe", "-q", "-o", str(output), "--threshold", str(threshold)]
+            row("**ultrachat dedupe**", given.count, source, [*ours, str(source)], output, threshold)
+            for peer in filter(None, given.peers.split(",")):
+                if importlib.util.find_spec(peer):
+                    script = [sys.executable, str(HERE / "dedupe_peers.py"), peer, str(source), str(output)]
+                    row(peer, given.count, source, [*script, str(threshold)], output, threshold)
+        _decontamination(given.count, source, output, folder)
+        if given.large:
+            large = corpus(given.large)
+            row("**ultrachat dedupe**", given.large, large, [*ours[:-2], str(large)], output, 0.8)
+
+
+def _decontamination(count: int, source: Path, output: Path, folder: str) -> None:
+    """The same job with and without 20,000 items to search for."""
+    items = Path(folder, "items.jsonl")
+    with source.open("rb") as lines, items.open("w") as out:
+        for n, line in zip(range(20_000), lines, strict=False):
+            words = json.loads(line)["data"][1].split()
+            draw = np.random.default_rng(n)
+            draw.shuffle(words)  # words of the corpus in another order: many look-ups, few hits
+            out.write(json.dumps({"instruction": " ".join(words[: draw.integers(10, 120)])}) + "\n")
+    times = {}
+    for name, more in (("without", []), ("with", ["--against", str(items)])):
+        command = [ULTRACHAT, "dedupe", "-q", str(source), "-o", str(output), *more]
+        times[name] = measured(command)[:2]
+    (wall, cpu), (wall_2, cpu_2) = times["without"], times["with"]
+    print(
+        f"\nDecontamination against 20,000 items: {wall_2 / wall - 1:+.0%} time, {cpu_2 / cpu - 1:+.0%} processor time\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Dialogue files in, dialogue files or figures out, one pass each."""

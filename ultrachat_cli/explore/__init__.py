@@ -1,0 +1,1 @@
+"""Dialogues become a map: embedded, projected to two dimensions, drawn in the browser."""

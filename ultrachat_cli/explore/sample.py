@@ -1,0 +1,70 @@
+"""The dialogues of the map: all that can be read, or a random sample of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ultrachat_cli.errors import DataError
+from ultrachat_cli.progress import Progress
+from ultrachat_cli.records import files
+from ultrachat_cli.records.dialogue import Dialogue
+
+_SHOWN = 20  # bad lines on the screen
+_STEP = 64  # dialogues between two moves of the progress bar
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A dialogue and where it was found."""
+
+    dialogue: Dialogue
+    path: Path
+    line: int
+
+    @property
+    def id(self) -> str:
+        """Its id, or file:line where it has none."""
+        return self.dialogue.id or f"{self.path}:{self.line}"
+
+
+@dataclass
+class Sample:
+    """What is drawn, and how much there was."""
+
+    entries: list[Entry] = field(default_factory=list)
+    read: int = 0
+    bad_lines: int = 0
+
+
+def read(inputs: Sequence[Path], limit: int, seed: int, progress: Progress) -> Sample:
+    """At most `limit` dialogues, each as likely as any other, in the order of the input; a bad line is said."""
+    sample = Sample()
+    draw = random.Random(seed)
+    kept: list[tuple[int, Entry]] = []  # (place in the input, dialogue): Vitter's algorithm R
+
+    def bad(error: DataError) -> None:
+        sample.bad_lines += 1
+        if sample.bad_lines <= _SHOWN:
+            progress.say(error.message)
+        elif sample.bad_lines == _SHOWN + 1:
+            progress.say("more bad lines follow")
+
+    progress.stage("read", 0, "dialogues")
+    for path in inputs:
+        for line, dialogue in files.dialogues(path, bad):
+            if not dialogue.data:
+                bad(DataError(path, line, "a dialogue without turns"))
+                continue
+            place = sample.read
+            sample.read += 1
+            if len(kept) < limit:
+                kept.append((place, Entry(dialogue, path, line)))
+            elif (drawn := draw.randrange(sample.read)) < limit:
+                kept[drawn] = (place, Entry(dialogue, path, line))
+            if sample.read % _STEP == 0:
+                progress.advance(_STEP)
+    sample.entries = [entry for _, entry in sorted(kept, key=lambda one: one[0])]
+    return sample
