@@ -82,17 +82,19 @@ class Ultrachat:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         preexec: Callable[[], None] | None = None,
+        stdin: Path | None = None,
     ) -> Started:
-        process = subprocess.Popen(
-            [str(COMMAND), *(os.fspath(arg) for arg in args)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=cwd or self.folder,
-            env={**self.environ, **(env or {})},
-            preexec_fn=preexec,
-        )
+        with (stdin or Path(os.devnull)).open("rb") as fed:
+            process = subprocess.Popen(
+                [str(COMMAND), *(os.fspath(arg) for arg in args)],
+                stdin=fed,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=cwd or self.folder,
+                env={**self.environ, **(env or {})},
+                preexec_fn=preexec,
+            )
         self.started.append(Started(process))
         return self.started[-1]
 
@@ -102,9 +104,10 @@ class Ultrachat:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         preexec: Callable[[], None] | None = None,
+        stdin: Path | None = None,
         timeout: float = 120,
     ) -> Result:
-        return self.start(*args, env=env, cwd=cwd, preexec=preexec).wait(timeout)
+        return self.start(*args, env=env, cwd=cwd, preexec=preexec, stdin=stdin).wait(timeout)
 
     def many(self, *commands: Sequence[str | Path]) -> list[Result]:
         """The results of commands that do not depend on each other, run two at a time."""

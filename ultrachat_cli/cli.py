@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ultrachat_cli import __version__, errors
-from ultrachat_cli.commands import config, data, dedupe, generate, models
+from ultrachat_cli.commands import config, data, dedupe, explore, generate, models
 
 app = typer.Typer(
     name="ultrachat",
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("generate", no_args_is_help=False)(generate.generate)
 app.command("dedupe", cls=dedupe.Variadic)(dedupe.dedupe)
 app.add_typer(data.app, name="data")
+app.command("explore", no_args_is_help=True)(explore.explore)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

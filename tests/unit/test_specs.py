@@ -117,7 +117,7 @@ def test_every_registry_entry_is_sound(name: str) -> None:
     spec = resolve(name)
     assert spec.name == name
     assert spec.place
-    assert spec.scheme in ("hf", "package", "openai")
+    assert spec.scheme in ("hf", "package", "openai", "static")
     assert spec.context > 0
     assert spec.licence
     assert spec.format == formats.TOKENIZER or formats.render(spec.format, [{"role": "user", "content": "x"}])
@@ -142,6 +142,7 @@ def test_the_models_of_the_project_are_known(name: str) -> None:
     ("source", "embedded"),
     [
         ("package:dist/file.gguf", True),
+        ("package:dist/folder", False),
         ("gguf:/x/y.gguf", True),
         ("hf:org/name/y.gguf", True),
         ("hf:org/name", False),

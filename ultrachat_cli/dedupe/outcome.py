@@ -121,20 +121,20 @@ class Outcome:
     def _write_removed(self, path: Path, drop: bool) -> Path:
         clusters, survivor = self._clusters, self._survivor
         with jsonl.replacing(path) as out:
-            for dialogue in range(len(self._corpus)):
+            contaminated = self._contaminated if drop else {}
+            duplicates = np.flatnonzero(survivor != np.arange(len(survivor))).tolist()
+            for dialogue in sorted([*duplicates, *contaminated]):
                 row: dict[str, Any] = {"id": "", "stage": CONTAMINATED}
-                if drop and dialogue in self._contaminated:
+                if dialogue in contaminated:
                     assert self._benchmark is not None
-                    row["items"] = [self._benchmark.items[item].name for item in self._contaminated[dialogue]]
-                elif survivor[dialogue] != dialogue:
+                    row["items"] = [self._benchmark.items[item].name for item in contaminated[dialogue]]
+                else:
                     kept, via = int(survivor[dialogue]), int(clusters.kept_by[dialogue])
                     row["stage"] = STAGES[clusters.stage[dialogue]]
                     row["kept"] = self._identity(kept)
                     row["similarity"] = round(float(clusters.similarity[dialogue]), 4)
                     if via != kept:  # similar to `via`, which in turn belongs to the cluster of `kept`
                         row["via"] = self._identity(via)
-                else:
-                    continue
                 row["id"] = self._identity(dialogue)
                 row["file"] = str(self._sources[self._corpus.source[dialogue]].path)
                 row["line"] = int(self._corpus.place[dialogue, 2])

@@ -18,8 +18,8 @@ class Table:
 
     keys uint64[2^k]: open addressing, 0 = free; slots int32[2^k]: number of the distinct n-gram there;
     postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a table of
-    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits uint8[2^j]: a filter
-    of 16 bits an n-gram or more that answers most misses from the processor's cache.
+    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits uint64[2^j]: a filter
+    (two bits an n-gram) that answers most misses from the processor's cache.
     """
 
     n: int
@@ -44,7 +44,7 @@ class Table:
         unique, first = np.unique(flat[order], return_index=True)
         room = 1 << max(4, int(np.ceil(np.log2(2 * len(unique) + 1))))
         keys, slots = np.zeros(room, np.uint64), np.zeros(room, np.int32)
-        bits = np.zeros(1 << max(10, int(np.ceil(np.log2(2 * len(unique) + 1)))), np.uint8)
+        bits = np.zeros(1 << max(10, int(np.log2(len(unique) + 1)) - 3), np.uint64)
         insert(unique, keys, slots, bits)
         return cls(
             n, keys, slots, np.append(first, len(flat)).astype(np.int64), owners[order], places[order],
@@ -80,6 +80,14 @@ def laid_out(
 
 
 @compiled
+def both(gram: np.uint64) -> np.uint64:
+    """The two bits that stand for an n-gram within its word of the filter."""
+    return np.uint64(1) << (gram >> np.uint64(20) & np.uint64(63)) | np.uint64(1) << (
+        gram >> np.uint64(26) & np.uint64(63)
+    )
+
+
+@compiled
 def insert(unique: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> None:
     """Put distinct n-gram hashes into the table and the filter."""
     mask = np.uint64(len(keys) - 1)
@@ -89,15 +97,14 @@ def insert(unique: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.nda
             at = (at + np.uint64(1)) & mask
         keys[at] = unique[g]
         slots[at] = g
-        bit = unique[g] >> np.uint64(32)
-        bits[(bit >> np.uint64(3)) & np.uint64(len(bits) - 1)] |= np.uint8(1) << np.uint8(bit & np.uint64(7))
+        bits[(unique[g] >> np.uint64(32)) & np.uint64(len(bits) - 1)] |= both(unique[g])
 
 
 @compiled
 def find(gram: np.uint64, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> int:
     """The number of an n-gram, or -1."""
-    bit = gram >> np.uint64(32)
-    if not bits[(bit >> np.uint64(3)) & np.uint64(len(bits) - 1)] >> np.uint8(bit & np.uint64(7)) & np.uint8(1):
+    two = both(gram)
+    if bits[(gram >> np.uint64(32)) & np.uint64(len(bits) - 1)] & two != two:
         return -1
     mask = np.uint64(len(keys) - 1)
     at = gram & mask

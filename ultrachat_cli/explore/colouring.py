@@ -39,7 +39,7 @@ def colourings(entries: Sequence[Entry]) -> list[Colouring]:
         _by_value("language", [_language(entry.dialogue.data) for entry in entries]),
         _by_number("rounds", [entry.dialogue.rounds for entry in entries]),
         _by_length("length", [sum(map(len, entry.dialogue.data)) for entry in entries]),
-        _by_value("file", _short([str(entry.path) for entry in entries])),
+        _by_value("file", _short([entry.file for entry in entries])),
     ]
     known = {key for entry in entries for key in entry.dialogue.meta}
     for key in sorted(known - {*_FIRST, *(colouring.name for colouring in found)}):

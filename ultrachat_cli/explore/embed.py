@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ultrachat_cli.errors import MissingExtra
 from ultrachat_cli.explore.settings import LEXICAL
 from ultrachat_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from ultrachat_cli.models.embeddings import Embedder
 
 _DIMENSIONS = 64
 _CHARS = 8000  # of a dialogue: enough to tell what it is about, and one endless dialogue does not hold up all others
@@ -18,17 +21,23 @@ _WORD = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{2,}"
 _BATCH = 256
 
 
-def embed(texts: Sequence[str], name: str, seed: int, progress: Progress) -> np.ndarray:
+def opened(name: str) -> Embedder | None:
+    """The embedding model of this name; None for `lexical`."""
+    if name == LEXICAL:
+        return None
+    from ultrachat_cli.models import embeddings
+
+    return embeddings.open(name)
+
+
+def embed(texts: Sequence[str], model: Embedder | None, seed: int, progress: Progress) -> np.ndarray:
     """One row of float32 for each text, of length 1 (0 where nothing is known of it), the same for the same seed."""
     progress.stage("embed", len(texts), "dialogues")
     texts = [text[:_CHARS] for text in texts]
-    return _lexical(texts, seed, progress) if name == LEXICAL else _by_model(texts, name, progress)
+    return _lexical(texts, seed, progress) if model is None else _by_model(texts, model, progress)
 
 
-def _by_model(texts: Sequence[str], name: str, progress: Progress) -> np.ndarray:
-    from ultrachat_cli.models import embeddings
-
-    model = embeddings.open(name)
+def _by_model(texts: Sequence[str], model: Embedder, progress: Progress) -> np.ndarray:
     rows = np.zeros((len(texts), model.dimension), np.float32)
     for start in range(0, len(texts), _BATCH):
         batch = texts[start : start + _BATCH]
@@ -39,12 +48,9 @@ def _by_model(texts: Sequence[str], name: str, progress: Progress) -> np.ndarray
 
 def _lexical(texts: Sequence[str], seed: int, progress: Progress) -> np.ndarray:
     """TF-IDF without the words that most dialogues share, reduced by a truncated SVD (latent semantic analysis)."""
-    try:
-        from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped]
-        from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
-        from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtra("explore", "scikit-learn", "explore") from error
+    from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
+    from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
 
     def counted() -> Iterator[str]:
         for text in texts:

@@ -81,10 +81,10 @@ def _page(data: bytes) -> tuple[bytes, bytes]:
     """The page before and after the place of the texts: the map is drawn while they are still being read."""
     html = (PAGE / INDEX).read_bytes()
     scripts = b"\n".join(b"<script>\n" + (PAGE / name).read_bytes() + b"</script>" for name in SCRIPTS)
-    for mark, content in ((b"<!-- style -->", b"<style>\n" + (PAGE / "style.css").read_bytes() + b"</style>"),
-                          (b"<!-- data -->", b'<script type="application/json" id="map">' + data + b"</script>"),
-                          (b"<!-- scripts -->", scripts)):  # fmt: skip
-        html = html.replace(mark, content, 1) if mark != b"<!-- data -->" else html
+    style = b"<style>\n" + (PAGE / "style.css").read_bytes() + b"</style>"
+    points = b'<script type="application/json" id="map">' + data + b"</script>"
+    for mark, content in ((b"<!-- style -->", style), (b"<!-- map -->", points), (b"<!-- scripts -->", scripts)):
+        html = html.replace(mark, content)
     before, after = html.split(b"<!-- texts -->")
     return before, after
 
@@ -94,7 +94,7 @@ def _map(
 ) -> bytes:
     """Everything but the texts, one list for each property."""
     entries = sample.entries
-    paths = sorted({str(entry.path) for entry in entries})
+    paths = sorted({entry.file for entry in entries})
     places = {path: n for n, path in enumerate(paths)}
     x, y = np.rint(points * _GRID).astype(int).T.tolist()
     return _json(
@@ -102,7 +102,7 @@ def _map(
             "title": title, "read": sample.read, "starts": starts, "x": x, "y": y,
             "ids": [entry.id for entry in entries],
             "openings": [entry.dialogue.data[0][:_SNIPPET] for entry in entries],
-            "files": paths, "file": [places[str(entry.path)] for entry in entries],
+            "files": paths, "file": [places[entry.file] for entry in entries],
             "lines": [entry.line for entry in entries],
             "colourings": [colouring.record() for colouring in colourings],
         }
@@ -125,7 +125,7 @@ def _cut(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 def _packed(chunks: Sequence[Sequence[Entry]], progress: Progress) -> Iterator[bytes]:
     for chunk in chunks:
         rows: list[dict[str, Any]] = [
-            {"messages": [[m["role"], m["content"]] for m in entry.dialogue.messages], "meta": entry.dialogue.meta}
+            {"messages": [[m["role"], m["content"]] for m in entry.dialogue.messages], "meta": entry.dialogue.meta_beside_messages()}
             for entry in chunk
         ]
         yield base64.b64encode(gzip.compress(_json(rows), 5, mtime=0))

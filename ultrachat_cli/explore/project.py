@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ultrachat_cli.errors import MissingExtra
 from ultrachat_cli.progress import Progress
 
 _FEWEST = 5  # points for which neighbourhoods mean anything
@@ -38,10 +37,7 @@ def _pca(vectors: np.ndarray) -> np.ndarray:
 
 
 def _tsne(vectors: np.ndarray, seed: int, progress: Progress) -> np.ndarray:
-    try:
-        from openTSNE import TSNE  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtra("explore", "openTSNE", "explore") from error
+    from openTSNE import TSNE  # type: ignore[import-untyped]
 
     def moved(*_: Any) -> None:
         progress.advance(_EVERY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,14 @@ class Entry:
     line: int
 
     @property
+    def file(self) -> str:
+        """The file's name as text, whatever bytes it has."""
+        return os.fsencode(self.path).decode("utf-8", "replace")
+
+    @property
     def id(self) -> str:
         """Its id, or file:line where it has none."""
-        return self.dialogue.id or f"{self.path}:{self.line}"
+        return self.dialogue.id or f"{self.file}:{self.line}"
 
 
 @dataclass

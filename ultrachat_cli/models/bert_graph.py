@@ -95,13 +95,13 @@ class _Graph:
         places = self._constant(self._tensor("embeddings.position_embeddings.weight") + kind)
         length = self._node("Shape", ["input_ids"], start=1, end=2)
         place = self._node("Slice", [places, self._constant([0]), length])
-        return self._norm("embeddings.LayerNorm", self._node("Add", [self._node("Gather", [words, "input_ids"]), place]))
+        return self._norm(
+            "embeddings.LayerNorm", self._node("Add", [self._node("Gather", [words, "input_ids"]), place])
+        )
 
     def _mask(self, floats: int) -> str:
         """0 where there is a token, a large negative number where there is padding: [batch, 1, 1, tokens]."""
-        absent = self._node(
-            "Sub", [self._node("Cast", ["attention_mask"], to=floats), self._constant(np.float32(1))]
-        )
+        absent = self._node("Sub", [self._node("Cast", ["attention_mask"], to=floats), self._constant(np.float32(1))])
         return self._node(
             "Unsqueeze", [self._node("Mul", [absent, self._constant(np.float32(1e9))]), self._constant([1, 2])]
         )

@@ -122,5 +122,5 @@ def _table(spec: ModelSpec, say: Say) -> Path:
 
     base = known_base(spec)
     folder = _folder(base, say)
-    say(f"distilling {spec.name} from {base.name}, once (about 30 s)")
+    say(f"distilling {spec.name} from {base.name}, once (about 15 s)")
     return static_vectors.distill(SentenceEncoder(base.name, folder))

@@ -16,7 +16,7 @@ from ultrachat_cli.models import bert_graph, weights
 
 EXTRA = "semantic"
 _BATCH = 2048  # tokens, padding included: larger batches leave the cache, smaller ones leave the cores idle
-_LONGEST_TOKEN = 16  # characters: what lies beyond limit * this is not tokenized at all
+LONG_TOKEN = 8  # characters: what lies beyond limit * this is not tokenized at all
 
 
 def tokenizers(what: str) -> Any:
@@ -56,7 +56,7 @@ class SentenceEncoder:
         self._tokenizer = load_tokenizer(folder, self.limit)
         self._session = _session(name, folder)
         self._inputs = {given.name for given in self._session.get_inputs()}
-        self.dimension = int(self._session.get_outputs()[0].shape[-1])
+        self.dimension = int(_read(folder / "config.json")["hidden_size"])
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -64,9 +64,15 @@ class SentenceEncoder:
         found: dict[str, int] = self._tokenizer.get_vocab()
         return found
 
+    def alone(self, tokens: Sequence[int]) -> np.ndarray:
+        """The vectors of texts that are one token each: float32[n, dimension]."""
+        frame: list[int] = self._tokenizer.encode("").ids
+        half = len(frame) // 2
+        return self.embed_tokens([[*frame[:half], token, *frame[half:]] for token in tokens])
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """float32[n, dimension], each row of length 1; texts are cut at `limit` tokens."""
-        encoded = self._tokenizer.encode_batch_fast([text[: self.limit * _LONGEST_TOKEN] for text in texts])
+        encoded = self._tokenizer.encode_batch_fast([text[: self.limit * LONG_TOKEN] for text in texts])
         return self.embed_tokens([found.ids for found in encoded])
 
     def embed_tokens(self, ids: Sequence[Sequence[int]]) -> np.ndarray:

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from ultrachat_cli.models import weights
-from ultrachat_cli.models.sentence_encoder import SentenceEncoder, load_tokenizer, normalised
+from ultrachat_cli.models.sentence_encoder import LONG_TOKEN, SentenceEncoder, load_tokenizer, normalised
 from ultrachat_cli.records import jsonl
 
 DIMENSION = 256
 LIMIT = 512
 """Tokens of a text that are looked at."""
 _RARITY = 1e-4  # weight of a token = _RARITY / (_RARITY + its frequency), frequencies by Zipf's law (SIF)
-_BATCH = 1024  # texts
-_LONGEST_TOKEN = 16  # characters
+_BATCH = 256  # texts
 
 
 def path_of(source: Path) -> Path:
@@ -36,10 +35,9 @@ def distill(encoder: SentenceEncoder) -> Path:
     source = weights.main_file(encoder.folder)
     assert source is not None
     vocabulary = encoder.tokens
-    begin, end = encoder.embed_frame()
     vectors = np.zeros((max(vocabulary.values()) + 1, encoder.dimension), np.float32)
     order = [number for token, number in sorted(vocabulary.items(), key=lambda item: item[1]) if not _is_special(token)]
-    vectors[order] = encoder.embed_tokens([[*begin, number, *end] for number in order])
+    vectors[order] = encoder.alone(order)
     reduced = _principal(vectors[order], DIMENSION)
     frequency = 1 / (np.arange(len(order)) + 2)  # vocabularies are sorted by frequency
     frequency /= frequency.sum()
@@ -79,7 +77,7 @@ class StaticEmbedder:
         """float32[n, dimension], each row of length 1 (of 0 for a text without known tokens)."""
         parts = [np.empty((0, self.dimension), np.float32)]
         for start in range(0, len(texts), _BATCH):
-            batch = [text[: LIMIT * _LONGEST_TOKEN] for text in texts[start : start + _BATCH]]
+            batch = [text[: LIMIT * LONG_TOKEN] for text in texts[start : start + _BATCH]]
             ids = [found.ids for found in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
             counts = np.array([len(found) for found in ids])
             filled = np.flatnonzero(counts)
