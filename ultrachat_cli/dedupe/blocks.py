@@ -35,10 +35,16 @@ class Block:
     end: int
 
     def read(self) -> bytes:
-        """All of it."""
-        with self.plain.open("rb") as file:
-            file.seek(self.start)
-            return file.read(self.end - self.start)
+        """All of it; `DataError` when the file has gone or shrunk."""
+        try:
+            with self.plain.open("rb") as file:
+                file.seek(self.start)
+                data = file.read(self.end - self.start)
+        except OSError as error:
+            raise DataError(self.plain, 0, f"cannot be read: {error.strerror or error}") from error
+        if len(data) < self.end - self.start:
+            raise DataError(self.plain, 0, "has become shorter while it was read", "run the same command again")
+        return data
 
 
 def unpack(path: Path, target: Path) -> None:

@@ -18,8 +18,8 @@ class Table:
 
     keys uint64[2^k]: open addressing, 0 = free; slots int32[2^k]: number of the distinct n-gram there;
     postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a table of
-    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits uint64[2^j]: a filter
-    (two bits an n-gram) that answers most misses from the processor's cache.
+    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits uint64[2^j]: a
+    filter (two bits an n-gram) that answers most misses from the processor's cache.
     """
 
     n: int

@@ -22,7 +22,7 @@ from ultrachat_cli.dedupe.work import Work
 from ultrachat_cli.dedupe.workers import Spread
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.progress import Progress, Silent
-from ultrachat_cli.records import files
+from ultrachat_cli.records import files, jsonl
 
 _SMALL = 8 << 20  # bytes: starting processes takes longer than the work
 
@@ -71,6 +71,8 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
         report = outcome.write(progress, time.monotonic() - started)
         done = True
         return report
+    except OSError as error:
+        raise jsonl.unwritable(work.folder, error) from error
     finally:
         work.close(done=done)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.records import files
@@ -85,11 +85,17 @@ class DedupeConfig(Frozen):
     processes: int | None = Field(default=None, ge=1)
     """Worker processes; none = one a core."""
 
+    @field_validator("output")
+    @classmethod
+    def _beside_which_a_report_can_lie(cls, output: Path) -> Path:
+        if output == files.STDIN or (output.suffix and not output.is_dir() and not output.name.endswith(files.SUFFIXES)):
+            raise ValueError(f"unknown kind of file {output} (use {', '.join(files.SUFFIXES)}, or a folder)")
+        return output
+
     @property
     def target(self) -> Path:
         """The output file; a folder gets a `dialogues.jsonl`, like a run."""
-        is_file = self.output == files.STDIN or self.output.name.endswith(files.SUFFIXES)
-        return self.output if is_file else self.output / files.RUN_FILE
+        return self.output if self.output.name.endswith(files.SUFFIXES) else self.output / files.RUN_FILE
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for finished stages to be used again."""

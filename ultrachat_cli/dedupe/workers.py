@@ -33,15 +33,28 @@ def pool(processes: int, job: object) -> Iterator[Spread]:
         return
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(os.getpid(), job))
+    with _broken_pipes_raise():
+        try:
+            yield lambda do, tasks: _spread(executor, do, tasks, 3 * processes)
+        except BaseException:
+            for process in list((executor._processes or {}).values()):
+                process.kill()
+            raise
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _broken_pipes_raise() -> Iterator[None]:
+    """A pipe to a process that was killed must not end this one, as the default of the command line would."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
-        yield lambda do, tasks: _spread(executor, do, tasks, 3 * processes)
-        executor.shutdown()
-    except BaseException:
-        running = list((executor._processes or {}).values())
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in running:
-            process.kill()
-        raise
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _call(do: Callable[[T, Any], R], task: T) -> R:
