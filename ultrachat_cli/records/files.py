@@ -19,8 +19,8 @@ PLAIN = (".jsonl", ".json", ".ndjson")
 SUFFIXES = (*(plain + packed for plain in PLAIN for packed in ("", ".gz", ".zst")), ".parquet")
 RUN_FILE = "dialogues.jsonl"
 STDIN = Path("-")
-BESIDE = ("rejected", "report", "contamination")
-"""`x.<word>.jsonl` lies beside an output and is not part of it."""
+BESIDE = (".rejected.jsonl", ".report.jsonl", ".contamination.jsonl", ".manifest.json")
+"""Endings of what lies beside an output and is not part of it."""
 _BATCH = 1000
 _EXTRA = "extra_fields"
 
@@ -60,7 +60,7 @@ def _inside(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.name.endswith(suffixes)
-        and not path.name.endswith(tuple(f".{word}.jsonl" for word in BESIDE))
+        and not path.name.endswith(BESIDE)
         and (path.name == RUN_FILE or runs.isdisjoint(path.parents))
     ]
 
@@ -93,8 +93,11 @@ def is_array(path: Path) -> bool:
     """Whether the file is one JSON array; only files called .json can be."""
     if path == STDIN or not path.name.endswith((".json", ".json.gz", ".json.zst")):
         return False
-    with jsonl.opened(path) as file:
-        return file.read(256).lstrip().startswith(b"[")
+    try:
+        with jsonl.opened(path) as file:
+            return file.read(256).lstrip().startswith(b"[")
+    except jsonl.unreadable():
+        return False  # whoever reads it says what is wrong
 
 
 def _array_rows(path: Path) -> Iterator[tuple[int, Any]]:

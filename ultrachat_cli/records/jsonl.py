@@ -57,11 +57,12 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line
-    except _unreadable() as error:
+    except unreadable() as error:
         raise DataError(path, number, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def unreadable() -> tuple[type[Exception], ...]:
+    """What reading a file can raise, of all packings that are loaded."""
     packed = sys.modules.get("zstandard")
     return (OSError, EOFError, zlib.error, *([packed.ZstdError] if packed else []))
 
