@@ -112,14 +112,14 @@ def test_bad_lines_end_with_3(ultrachat: Ultrachat) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("-o", "out.jsonl"), 2, ("inputs", "required")),
-        (("in.jsonl",), 2, ("output", "required")),
+        (("-o", "out.jsonl"), 2, ("inputs: no files given",)),
+        (("in.jsonl",), 2, ("output: no file given",)),
         (("missing.jsonl", "-o", "out.jsonl"), 2, ("missing.jsonl", "no such file")),
         (("in.txt", "-o", "out.jsonl"), 2, ("unknown kind of file",)),
         (("empty", "-o", "out.jsonl"), 2, ("in this folder",)),
         (("in.jsonl", "-o", "in.jsonl"), 2, ("one of the inputs",)),
         (("in.jsonl", "-o", "out.csv"), 2, ("out.csv", "unknown kind of file")),
-        (("in.jsonl", "-o", "-"), 2, ("--output", "or a folder")),
+        (("in.jsonl", "-o", "-"), 2, ("--output", "a folder")),
         (("in.jsonl", "-o", "out.jsonl", "--threshold", "1.5"), 2, ("threshold",)),
         (("in.jsonl", "-o", "out.jsonl", "--method", "exakt"), 2, ("method", "exact")),
         (("in.jsonl", "-o", "out.jsonl", "--set", "treshold=0.7"), 2, ("did you mean 'threshold'",)),

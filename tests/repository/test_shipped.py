@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ultrachat_cli import config, registry, yaml_lines
+from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.generate import pieces, prompts, settings, setup, shipped
 from ultrachat_cli.generate.settings import GenerateConfig, Materials
 from ultrachat_cli.models import specs
@@ -25,6 +26,12 @@ def test_shipped_yaml_is_good_yaml(path: Path) -> None:
 def test_shipped_generate_configs_load_by_name(path: Path) -> None:
     loaded = config.load(GenerateConfig, "generate", file=path.stem)
     setup.prepare(loaded.value, lambda error: pytest.fail(str(error)))
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
+
+
+@pytest.mark.parametrize("path", sorted(registry.shipped("dedupe").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_dedupe_configs_load_by_name(path: Path) -> None:
+    assert config.load(DedupeConfig, "dedupe", file=path.stem).value != DedupeConfig()
     assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
 
 
@@ -94,17 +101,19 @@ def test_every_sector_has_starters() -> None:
     assert all(len(rows) >= 3 for rows in shipped.starters().values())
 
 
-def test_every_setting_is_explained() -> None:
+@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig])
+def test_every_setting_is_explained(model: type[config.Frozen]) -> None:
     def undocumented(model: type[config.Frozen], at: str) -> list[str]:
         found = []
         for name, field in model.model_fields.items():
-            if not field.description:
+            section = isinstance(field.annotation, type) and issubclass(field.annotation, config.Frozen)
+            if not field.description and not section:
                 found.append(f"{at}.{name}")
-            if isinstance(field.annotation, type) and issubclass(field.annotation, config.Frozen):
+            if section:
                 found += undocumented(field.annotation, f"{at}.{name}")
         return found
 
-    missing = [name for name in undocumented(GenerateConfig, "generate") if not name.endswith((".low", ".high"))]
+    missing = [name for name in undocumented(model, model.__name__) if not name.endswith((".low", ".high"))]
     assert missing == []
 
 

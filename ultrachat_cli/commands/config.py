@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ultrachat_cli.config import Frozen
 
 app = typer.Typer(help="List, show and check configs.", no_args_is_help=True)
-AREAS = ("generate", "dedupe")
+AREAS = ("generate", "dedupe", "explore")
 
 
 def _model(area: str) -> type[Frozen]:
@@ -27,6 +27,10 @@ def _model(area: str) -> type[Frozen]:
         from ultrachat_cli.dedupe.settings import DedupeConfig
 
         return DedupeConfig
+    if area == "explore":
+        from ultrachat_cli.explore.settings import ExploreConfig
+
+        return ExploreConfig
     raise ConfigError(f"unknown config area '{area}'{did_you_mean(area, AREAS)}", f"areas: {', '.join(AREAS)}")
 
 
@@ -38,7 +42,7 @@ def ls() -> None:
     for area in AREAS:
         for path in sorted(registry.shipped(area).glob("*.yaml")):
             lines = path.read_text(encoding="utf-8").splitlines()
-            print(f"{area}/{path.stem:<14} {lines[0].lstrip('# ') if lines else ''}")
+            print(f"{f'{area}/{path.stem}':<24} {lines[0].lstrip('# ') if lines else ''}")
 
 
 @app.command("show")

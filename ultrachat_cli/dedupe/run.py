@@ -44,6 +44,7 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
     """
     config, progress = loaded.value, progress or Silent()
     started = time.monotonic()
+    config.check_given()
     inputs = sorted(files.find(config.inputs, "inputs"))
     files.check_writable(config.target)
     if config.target.resolve() in {path.resolve() for path in inputs}:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ultrachat_cli.config import Frozen
+from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.records import files
 
 Method = Literal["exact", "near", "semantic"]
@@ -59,10 +60,10 @@ class Spark(Frozen):
 class DedupeConfig(Frozen):
     """What is compared, when two count as the same, and which one stays."""
 
-    inputs: list[Path] = Field(min_length=1)
+    inputs: list[Path] = []
     """Files, folders, runs or patterns: .jsonl, .jsonl.gz, .jsonl.zst, .json, .parquet."""
-    output: Path
-    """Where the survivors go; its name tells the kind of file."""
+    output: Path | None = None
+    """Where the survivors go; its name tells the kind of file, a folder gets a `dialogues.jsonl`."""
     method: list[Method] = ["exact", "near"]
     """Stages: equal but for case and punctuation; near (n-gram Jaccard); semantic (embedding cosine)."""
     threshold: float = Field(default=0.8, ge=0.3, le=1)
@@ -87,15 +88,24 @@ class DedupeConfig(Frozen):
 
     @field_validator("output")
     @classmethod
-    def _beside_which_a_report_can_lie(cls, output: Path) -> Path:
-        if output == files.STDIN or (output.suffix and not output.is_dir() and not output.name.endswith(files.SUFFIXES)):
+    def _file_or_folder(cls, output: Path | None) -> Path | None:
+        other = output and output.suffix and not output.is_dir() and not output.name.endswith(files.SUFFIXES)
+        if other or output == files.STDIN:
             raise ValueError(f"unknown kind of file {output} (use {', '.join(files.SUFFIXES)}, or a folder)")
         return output
 
     @property
     def target(self) -> Path:
-        """The output file; a folder gets a `dialogues.jsonl`, like a run."""
+        """The output file."""
+        assert self.output is not None
         return self.output if self.output.name.endswith(files.SUFFIXES) else self.output / files.RUN_FILE
+
+    def check_given(self) -> None:
+        """`ConfigError` when there is nothing to read or nowhere to write."""
+        faults = ["inputs: no files given"] if not self.inputs else []
+        faults += ["output: no file given"] if self.output is None else []
+        if faults:
+            raise ConfigError(faults, "ultrachat dedupe FILES... --output clean.jsonl")
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for finished stages to be used again."""
