@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def texts(source: Path) -> Iterator[tuple[bytes, str]]:
@@ -56,7 +59,74 @@ def datasketch(source: Path, threshold: float) -> Iterator[bytes]:
             yield line
 
 
+def text_dedup(source: Path, threshold: float) -> Iterator[bytes]:
+    """Its command line, over a file with the one column it reads."""
+    import datasets
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "in.jsonl")
+        lines = []
+        with plain.open("w") as out:
+            for number, (line, text) in enumerate(texts(source)):
+                lines.append(line)
+                out.write(json.dumps({"text": text, "number": number}) + "\n")
+        command = [sys.executable, "-m", "text_dedup.minhash", "--path", "json", "--data_files", str(plain)]
+        command += ["--split", "train", "--cache_dir", f"{folder}/cache", "--output", f"{folder}/out"]
+        command += ["--column", "text", "--threshold", str(threshold), "--ngram", "5", "--num_perm", "128"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        yield from (lines[number] for number in datasets.load_from_disk(f"{folder}/out")["number"])
+
+
+def datatrove(source: Path, threshold: float) -> Iterator[bytes]:
+    """Its four stages in one process; bands as ours at the threshold 0.8 (its own default aims at 0.72)."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup.minhash import (
+        MinhashConfig,
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import JsonlWriter
+    from datatrove.utils.hashing import HashConfig
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        lines = []
+        with (folder / "in/in.jsonl").open("w") as out:
+            for number, (line, text) in enumerate(texts(source)):
+                lines.append(line)
+                out.write(json.dumps({"text": text, "id": str(number)}) + "\n")
+        settings = MinhashConfig(
+            n_grams=5, num_buckets=32, hashes_per_bucket=4, hash_config=HashConfig(hash_fc="sha1")
+        )  # xxhash, its default, fails with the xxhash of today
+        reader = JsonlReader(str(folder / "in"))
+        stages: list[tuple[int, list[Any]]] = [
+            (1, [reader, MinhashDedupSignature(str(folder / "signatures"), settings)]),
+            (32, [MinhashDedupBuckets(str(folder / "signatures"), str(folder / "buckets"), config=settings)]),
+            (1, [MinhashDedupCluster(str(folder / "buckets"), str(folder / "remove"), config=settings)]),
+            (
+                1,
+                [
+                    reader,
+                    MinhashDedupFilter(str(folder / "remove")),
+                    JsonlWriter(str(folder / "out"), compression=None),
+                ],
+            ),
+        ]
+        for number, (tasks, stage) in enumerate(stages):
+            logs = str(folder / f"logs-{number}")
+            LocalPipelineExecutor(stage, tasks=tasks, workers=1, logging_dir=logs).run()
+        for path in sorted((folder / "out").glob("*.jsonl")):
+            with path.open() as kept:
+                yield from (lines[int(json.loads(row)["id"])] for row in kept)
+
+
+PEERS = {"gaoya": gaoya, "rensa": rensa, "datasketch": datasketch, "text_dedup": text_dedup, "datatrove": datatrove}
+
 if __name__ == "__main__":
     peer, source, output, threshold = sys.argv[1:]
     with Path(output).open("wb") as out:
-        out.writelines({"gaoya": gaoya, "rensa": rensa, "datasketch": datasketch}[peer](Path(source), float(threshold)))
+        out.writelines(PEERS[peer](Path(source), float(threshold)))
