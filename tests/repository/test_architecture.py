@@ -70,10 +70,10 @@ def test_every_module_can_be_imported_alone() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["data", "filter", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = ["torch", "transformers", "openai", "numpy", "aiohttp", "xllamacpp", "pyarrow", "orjson", "yaml"]
-    if arguments[0] != "generate":  # Typer itself converts option values with pydantic
+    if arguments[0] not in ("generate", "data"):  # Typer itself converts option values with pydantic
         heavy.append("pydantic")
     script = (
         "import sys\nfrom ultrachat_cli.cli import main\n"
@@ -93,7 +93,7 @@ def test_nothing_trusts_foreign_code_or_pickles() -> None:
     for path in MODULES:
         source = path.read_text(encoding="utf-8")
         assert "trust_remote_code" not in source, path
-        assert "pickle" not in source, path
+        assert "pickle" not in source.replace("allow_pickle=False", ""), path
 
 
 def test_top_level_holds_what_it_should() -> None:

@@ -8,9 +8,10 @@ _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 _WORD = r"([^\W\d_][\w']*+)(?!\.\w|[@/(\[{=]|:[\w/])"
 """A word that does not go on as an address, a path or code."""
 _FIRST = re.compile(rf"\A(\W*){_WORD}")
-_NEXT = re.compile(rf"([.!?][\"'\u201d\u2019)]*\s+[\"'\u201c\u2018(]?){_WORD}")
+_NEXT = re.compile(rf"([.!?]\)?\s+[\"'\u201c\u2018(]?){_WORD}")
+"""Not after a closing quotation mark: "Why?" she asked."""
 _I = re.compile(r"(?<![\w.'\u2019/-])i(?=(?:['\u2019](?:m|d|ll|ve))?(?:[\s,;:!?]|\Z|\.(?:\s|\Z)))")
-_SHORT = frozenset(("e.g", "i.e", "etc", "vs", "cf", "approx", "no", "fig", "dr", "mr", "mrs", "ms", "st", "al", "ca"))
+_SHORT = frozenset(("e.g", "i.e", "etc", "vs", "cf", "approx", "fig", "dr", "mr", "mrs", "ms", "st", "al", "ca"))
 _LONGEST = 12  # characters before a full stop that can be an abbreviation
 
 

@@ -107,7 +107,7 @@ def run(
 def _unreadable(error: DataError) -> Fault:
     if "UTF-8" in error.reason:
         return "bad_utf8", f"at character {error.text.find(chr(0xFFFD)) + 1} of the line"
-    return "not_json", error.reason
+    return "not_json", error.reason.removeprefix("not JSON (").removesuffix(")")
 
 
 def _faults(record: object, seen: Seen) -> Iterator[Fault]:
@@ -168,6 +168,6 @@ def _order(said: _Said) -> Iterator[Fault]:
     for number, speaks, _ in said:
         if speaks != expected:
             yield "role_order", f"turn {number} is by {speaks} where {expected} should speak"
-        expected = "user" if speaks == "assistant" else "assistant"
+        expected = {"user": "assistant", "assistant": "user"}.get(speaks, expected)
     if said[-1][1] != "assistant":
         yield "odd_turns", "does not end with the assistant"

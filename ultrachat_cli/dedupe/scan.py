@@ -46,13 +46,13 @@ class Scanned:
         partial = path.with_suffix(".partial.npz")
         data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "rejected"}
         rejected = np.frombuffer(orjson.dumps(self.rejected), np.uint8)
-        np.savez(partial, **data, rejected=rejected, allow_pickle=False)
+        np.savez(partial, **data, rejected=rejected)
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Scanned:
         """What `save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
+        with np.load(path) as data:
             found: dict[str, Any] = {field.name: data[field.name] for field in fields(cls)}
         found["rejected"] = [tuple(row) for row in orjson.loads(found["rejected"].tobytes())]
         found["lines"] = int(found["lines"])

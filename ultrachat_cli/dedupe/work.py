@@ -37,7 +37,7 @@ class Work:
 
     def _same(self, key: bytes) -> bool:
         path = self.folder / _KEY
-        return path.is_file() and path.read_bytes() == key and str(files.STDIN).encode() not in key
+        return path.is_file() and path.read_bytes() == key and orjson.dumps([str(files.STDIN), 0, 0]) not in key
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
@@ -68,13 +68,13 @@ class Work:
         path = self.path(name + ".npy")
         if not path.exists():
             return None
-        found: np.ndarray = np.load(path, allow_pickle=False)
+        found: np.ndarray = np.load(path)
         return found
 
     def save(self, name: str, rows: np.ndarray) -> None:
         """Keep a stage's array; it appears when it is complete."""
         partial = self.path(name + ".partial.npy")
-        np.save(partial, rows, allow_pickle=False)
+        np.save(partial, rows)
         partial.replace(self.path(name + ".npy"))
 
     def close(self, *, done: bool) -> None:

@@ -32,20 +32,15 @@ TEMPLATE_TOKENS = re.compile(
 )
 """Tokens of chat templates that a model wrote out."""
 
-PROMPT_LEAKS = Hinted(
-    _compile(
-        _any(
-            "everything above is a conversation",
-            "put yourself in the user's place",
-            "write only the user's message",
-            "write what the user says next",
-            "do not answer the question yourself",
-            "these are taken already",
-        )
-    ),
-    *("above is a conv", "yourself in the user", "only the user", "the user says next", "the question yourself"),
-    "are taken already",
+_LEAKS = (
+    "everything above is a conversation",
+    "put yourself in the user's place",
+    "write only the user's message",
+    "write what the user says next",
+    "do not answer the question yourself",
+    "these are taken already",
 )
+PROMPT_LEAKS = Hinted(_compile(_any(*_LEAKS)), *(leak.partition("'")[0] for leak in _LEAKS))
 """Sentences of our prompts."""
 
 _GIVEN = "(?:help|time|information|assistance|explanation|answer|advice|insights?|support)"
@@ -120,19 +115,20 @@ OTHER_SPEAKER = Hinted(_compile(r"^\s*(?:user|human)\s*:|\n\s*(?:user|human)\s*:
 
 LIST_ROW = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+\S", re.MULTILINE)
 
+_OF_ITSELF = _compile(
+    _any(
+        rf"\b(?:(?<!such )as|i(?:'m| am)(?: just| only| merely)?) {_AI}",
+        r"\bas a (?:virtual assistant|machine), i (?:can(?:not|'t)|am (?:not|unable)|do(?: not|n't)|have no|lack)\b",
+        r"\bi (?:do not|don't) have (?:feelings|emotions"
+        "|personal (?:experiences?|opinions?|beliefs|feelings|preferences))",
+        r"\bmy (?:knowledge|training) cut-?off\b|\bbased on my training data\b",
+        r"\bmy training data (?:only )?(?:goes|extends|ends|stops|cuts off|was last)\b",
+    )
+)
 AS_AN_AI = Hinted(
-    _compile(
-        _any(
-            rf"\b(?:(?<!such )as|i(?:'m| am)(?: just| only| merely)?) {_AI}",
-            r"\bas a (?:virtual assistant|machine), i (?:can(?:not|'t)|am (?:not|unable)|do(?: not|n't)|have no|lack)\b",
-            r"\bi (?:do not|don't) have (?:feelings|emotions"
-            "|personal (?:experiences?|opinions?|beliefs|feelings|preferences))",
-            r"\bmy (?:knowledge|training) cut-?off\b|\bbased on my training data\b",
-            r"\bmy training data (?:only )?(?:goes|extends|ends|stops|cuts off|was last)\b",
-        )
-    ),
-    *(" ai", "artificial intelligence", "language model", "virtual assistant", "as a machine", "not have", "n't have"),
-    *("n\u2019t have", "training data", "my knowledge"),
+    _OF_ITSELF,
+    *(" ai", "artificial intelligence", "language model", "virtual assistant", "as a machine", "have feelings"),
+    *("have emotions", "have personal", "training data", "my knowledge", "my training"),
 )
 """A model talking of itself."""
 
