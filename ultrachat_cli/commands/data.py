@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
+from ultrachat_cli.commands import data_hub, data_stats
+
 if TYPE_CHECKING:
     from ultrachat_cli.commands.display import Rows
     from ultrachat_cli.progress import Progress
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T", bound="Report")
-app = typer.Typer(help="Check, filter, split, convert, sample and merge dialogue files.", no_args_is_help=True)
+app = typer.Typer(help="Fetch, measure, check, filter, split, convert and share dialogue files.", no_args_is_help=True)
+for _command in (data_hub.ls, data_hub.pull, data_hub.push, data_stats.stats):
+    app.command()(_command)
 O = typer.Option  # noqa: E741
 Inputs = Annotated[
     list[Path] | None,

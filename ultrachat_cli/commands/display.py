@@ -237,6 +237,22 @@ def models(rows: list[dict[str, Any]], json: bool) -> None:
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
+def datasets(rows: list[dict[str, Any]], json: bool) -> None:
+    """The published sets."""
+    if json:
+        dump(rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "rows", "MB", "licence", "hub", "parts"):
+        table.add_column(column, justify="right" if column in ("rows", "MB") else "left")
+    for row in rows:
+        size = sum(file.get("megabytes", 0) for file in row["files"])
+        parts = dict.fromkeys(file.get("sector") or file.get("split", "") for file in row["files"])
+        cells = (row["name"], f"{row['rows']:,}", f"{size:,.0f}" if size else "", row["licence"], row.get("hub", "-"))
+        table.add_row(*cells, ", ".join(filter(None, parts)))
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
 def facts(found: dict[str, Any], json: bool) -> None:
     """One model."""
     if json:

@@ -63,7 +63,7 @@ def explore(
     loaded = loader.load(ExploreConfig, "explore", file=config, environ=os.environ, sets=set_ or [], flags=flags)
 
     with tempfile.TemporaryDirectory(prefix="ultrachat-map-") as folder:
-        with interrupt.plain("interrupted; nothing was written"), Shown(quiet) as shown:
+        with interrupt.plain("interrupted before the map was finished"), Shown(quiet) as shown:
             report = run.run(loaded, Path(folder), shown)
         if report.files:
             display.report_rows(report, json)

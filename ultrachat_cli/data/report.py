@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 PLOTTED = {
-    "rounds": "rounds", "tokens": "tokens in a dialogue", "per_utterance": "tokens in an utterance (mean of a dialogue)",
-    "mtld": "MTLD (mean of a dialogue)",
+    "rounds": "rounds", "tokens": "tokens in a dialogue", "per_utterance": "tokens in an utterance, mean of a dialogue",
+    "mtld": "MTLD, mean of a dialogue",
 }  # fmt: skip
 ALL = "all"
 _BINS = 20
@@ -157,4 +157,5 @@ def _edges(values: np.ndarray, *, whole: bool) -> np.ndarray:
     raw = top / _BINS
     unit = 10 ** np.floor(np.log10(raw))
     step = unit * next(size for size in (1, 2, 5, 10) if raw <= size * unit)
-    return np.arange(0, np.ceil(top / step) + 1) * step
+    edges: np.ndarray = np.arange(0, np.ceil(top / step) + 1) * step
+    return edges

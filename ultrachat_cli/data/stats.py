@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ultrachat_cli.records import files
 from ultrachat_cli.records.dialogue import Dialogue
 
 EMBEDDING = "minilm-static"
+NONE = "none"
 NO_SECTOR = "(none)"
 _SHOWN = 20  # bad lines
 _STEP = 64
@@ -89,7 +91,7 @@ def run(
     started = time.monotonic()
     sources = files.find(inputs, "FILES")
     count, tokenizer = _counter(wanted.tokenizer)
-    if wanted.embedding is not None:
+    if wanted.embedding is not None and wanted.embedding != NONE:
         embeddings.require(wanted.embedding)
     read = _Read(wanted, progress)
     sample = read.read(sources)
@@ -137,25 +139,27 @@ def _measured(
     progress.stage("measure", len(sample), "dialogues")
     n = len(sample)
     found = {name: np.zeros(n) for name in ("weight", "rounds", "utterances", "tokens", "mtld", "spoken")}
-    for start in range(0, n, _BATCH):
-        batch = sample[start : start + _BATCH]
-        lengths = iter(count([turn for _, dialogue in batch for turn in dialogue.data]))
-        for at, (sector, dialogue) in enumerate(batch, start):
-            measures = [value for turn in dialogue.data if (value := mtld(turn)) is not None]
-            found["weight"][at], found["rounds"][at] = stands_for[sector], dialogue.rounds
-            found["utterances"][at] = len(dialogue.data)
-            found["tokens"][at] = sum(next(lengths) for _ in dialogue.data)
-            found["mtld"][at], found["spoken"][at] = sum(measures), len(measures)
-        progress.advance(len(batch))
+    batches = [sample[start : start + _BATCH] for start in range(0, n, _BATCH)]
+    at = 0
+    with ThreadPoolExecutor(1) as ahead:  # the tokenizer works without the interpreter lock, beside the loop below
+        counted = ahead.map(lambda batch: count([turn for _, dialogue in batch for turn in dialogue.data]), batches)
+        for batch, counts in zip(batches, counted, strict=True):
+            lengths = iter(counts)
+            for sector, dialogue in batch:
+                measures = [value for turn in dialogue.data if (value := mtld(turn)) is not None]
+                found["weight"][at], found["rounds"][at] = stands_for[sector], dialogue.rounds
+                found["utterances"][at] = len(dialogue.data)
+                found["tokens"][at] = sum(next(lengths) for _ in dialogue.data)
+                found["mtld"][at], found["spoken"][at] = sum(measures), len(measures)
+                at += 1
+            progress.advance(len(batch))
     return Columns(sector=np.array([sector for sector, _ in sample], object), vectors=None, marks={}, **found)
 
 
-def _vectors(
-    sample: list[tuple[str, Dialogue]], wanted: Wanted, progress: Progress
-) -> tuple[np.ndarray | None, str]:
+def _vectors(sample: list[tuple[str, Dialogue]], wanted: Wanted, progress: Progress) -> tuple[np.ndarray | None, str]:
     """The vectors of the sampled dialogues; or None and why, unless the model was asked for by name."""
     name = wanted.embedding or EMBEDDING
-    if name == "none":
+    if name == NONE:
         return None, "left out"
     try:
         embeddings.require(name)

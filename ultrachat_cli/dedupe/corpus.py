@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +44,15 @@ class Corpus:
         return len(self.source)
 
 
-def gather(blocks: list[Block], pieces: list[Path], names: list[Path], sketch_file: Path) -> Corpus:
-    """Read all pieces; the sketches go to `sketch_file`, from which they are mapped."""
+def gather(blocks: list[Block], pieces: Iterable[Scanned], names: list[Path], sketch_file: Path) -> Corpus:
+    """All pieces together; the sketches, if they have any, go to `sketch_file`, from which they are mapped."""
     parts: dict[str, list[np.ndarray]] = {}
     rejected: list[tuple[int, DataError, str]] = []
     dialogues = items = lines = 0
     with sketch_file.open("wb") as sketches:
-        for n, (block, piece) in enumerate(zip(blocks, pieces, strict=True)):
+        for n, (block, found) in enumerate(zip(blocks, pieces, strict=True)):
             if n and blocks[n - 1].source != block.source:
                 lines = 0
-            found = Scanned.load(piece)
             found.place[:, 2] += lines
             found.overlaps[:, 0] += dialogues
             sketches.write(found.sketches.tobytes())
@@ -68,7 +68,7 @@ def gather(blocks: list[Block], pieces: list[Path], names: list[Path], sketch_fi
                 for line, reason, text in found.rejected
             ]
             dialogues += len(found.place)
-            items += len(found.sizes)
+            items += len(found.sketches)
             lines += found.lines
     merged = {name: np.concatenate(columns) for name, columns in parts.items()}
     shape = (items, kernel.BINS)

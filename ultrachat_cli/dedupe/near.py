@@ -89,7 +89,7 @@ def decide(task: Task, config: DedupeConfig, bands: Bands, plain: list[str]) -> 
 
 
 def _group(task: Task, start: int, end: int, config: DedupeConfig, bands: Bands, lines: Lines) -> np.ndarray:
-    sets = [_shingles(place, config, lines) for place in task.place[start:end]]
+    sets = [shingles(place, config, lines) for place in task.place[start:end]]
     flat = np.concatenate(sets)
     bounds = np.cumsum([0, *map(len, sets)])
     parent = np.arange(len(sets))
@@ -106,7 +106,8 @@ def _group(task: Task, start: int, end: int, config: DedupeConfig, bands: Bands,
     return np.array(rows, np.float64).reshape(len(rows), 3)
 
 
-def _shingles(place: np.ndarray, config: DedupeConfig, lines: Lines) -> np.ndarray:
+def shingles(place: np.ndarray, config: DedupeConfig, lines: Lines) -> np.ndarray:
+    """The n-gram set of the text at a place, sorted."""
     source, start, length, which = map(int, place)
     text = texts(parse(orjson.loads(lines(source, start, length))), config.scope)[which]
     kinds, codes = words.tables()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +20,7 @@ from ultrachat_cli.dedupe.clusters import Clusters, equal, ranking
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.decontaminate import Benchmark
 from ultrachat_cli.dedupe.outcome import Outcome, Report
+from ultrachat_cli.dedupe.scan import Scanned
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.dedupe.work import Work
 from ultrachat_cli.dedupe.workers import Spread
@@ -52,7 +56,7 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
     if config.engine == "spark":
         from ultrachat_cli.dedupe import spark
 
-        return spark.run(loaded, inputs, progress)
+        spark.require(config)
     benchmark = None
     if config.against.files:
         benchmark = Benchmark(decontaminate.load(config.against.files), config.against)
@@ -61,13 +65,11 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
     try:
         sources = work.unpacked(inputs, progress)
         cut = blocks.cut(sources)
-        size = sum(block.end - block.start for block in cut)
-        processes = 1 if size < _SMALL else min(config.processes or os.cpu_count() or 1, len(cut))
         job = Job(config, benchmark, [str(source.plain) for source in sources])
-        with workers.pool(processes, job) as spread:
-            found = _scan(cut, inputs, work, spread, progress)
+        with _engine(job, cut, inputs, work, progress) as engine:
+            found = engine.scan()
             contaminated = benchmark.verdicts(found.overlaps) if benchmark else {}
-            clusters = _clusters(job, found, contaminated, work, spread, progress)
+            clusters = _clusters(job, found, contaminated, work, engine, progress)
         outcome = Outcome(loaded, sources, found, clusters, benchmark, contaminated)
         report = outcome.write(progress, time.monotonic() - started)
         done = True
@@ -78,13 +80,60 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
         work.close(done=done)
 
 
-def _scan(cut: list[Block], inputs: list[Path], work: Work, spread: Spread, progress: Progress) -> Corpus:
-    pieces = [work.path(f"scan-{block.number:06}.npz") for block in cut]
-    missing = [(block, piece) for block, piece in zip(cut, pieces, strict=True) if not piece.exists()]
-    progress.stage("scan", sum(block.end - block.start for block, _ in missing) >> 20, "MB")
-    for size in spread(_scan_block, missing):
-        progress.advance(size >> 20)
-    return corpus.gather(cut, pieces, inputs, work.path("sketches.u8"))
+class Engine(Protocol):
+    """Goes over all texts: the processes of this machine, or a cluster."""
+
+    def scan(self) -> Corpus:
+        """All blocks, scanned."""
+
+    def near(self, found: Corpus, items: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """float64[k, 3] of (item, item of its cluster that ranks lowest, their Jaccard similarity), by item."""
+
+
+@contextmanager
+def _engine(job: Job, cut: list[Block], inputs: list[Path], work: Work, progress: Progress) -> Iterator[Engine]:
+    if job.config.engine == "spark":
+        from ultrachat_cli.dedupe import spark
+
+        with spark.session(job.config.spark, work.path("spark.log")) as session:
+            yield spark.Cluster(session, job, cut, inputs, work, progress)
+        return
+    size = sum(block.end - block.start for block in cut)
+    processes = 1 if size < _SMALL else min(job.config.processes or os.cpu_count() or 1, len(cut))
+    with workers.pool(processes, job) as spread:
+        yield Local(job, cut, inputs, work, spread, progress)
+
+
+@dataclass(frozen=True)
+class Local:
+    """The engine of one machine."""
+
+    job: Job
+    cut: list[Block]
+    inputs: list[Path]
+    work: Work
+    spread: Spread
+    progress: Progress
+
+    def scan(self) -> Corpus:
+        """See `Engine`; a block that was scanned before is not scanned again."""
+        pieces = [self.work.path(f"scan-{block.number:06}.npz") for block in self.cut]
+        missing = [(block, piece) for block, piece in zip(self.cut, pieces, strict=True) if not piece.exists()]
+        self.progress.stage("scan", sum(block.end - block.start for block, _ in missing) >> 20, "MB")
+        for size in self.spread(_scan_block, missing):
+            self.progress.advance(size >> 20)
+        return corpus.gather(self.cut, map(Scanned.load, pieces), self.inputs, self.work.path("sketches.u8"))
+
+    def near(self, found: Corpus, items: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """See `Engine`."""
+        groups = near.groups(found.sketches, items, Bands.of(self.job.config.threshold), self.progress)
+        self.progress.stage("verify", sum(map(len, groups)), "texts")
+        parts = [np.empty((0, 3))]
+        for size, links in self.spread(_decide, near.tasks(groups, found.places(), found.sketches, rank)):
+            parts.append(links)
+            self.progress.advance(size)
+        links = np.concatenate(parts)
+        return links[np.argsort(links[:, 0])]
 
 
 def _scan_block(task: tuple[Block, Path], job: Job) -> int:
@@ -94,7 +143,7 @@ def _scan_block(task: tuple[Block, Path], job: Job) -> int:
 
 
 def _clusters(
-    job: Job, found: Corpus, contaminated: dict[int, list[int]], work: Work, spread: Spread, progress: Progress
+    job: Job, found: Corpus, contaminated: dict[int, list[int]], work: Work, engine: Engine, progress: Progress
 ) -> Clusters:
     config = job.config
     rank = ranking(config.keep, found.length, found.score)
@@ -114,7 +163,10 @@ def _clusters(
         items = np.setdiff1d(items, links[:, 0].astype(np.int64), assume_unique=True)
     if "near" in config.method:
         enough = items[found.sizes[items] >= least]
-        links = _near(config, found, enough, item_rank, work, spread, progress)
+        if (saved := work.load("near")) is None:
+            saved = engine.near(found, enough, item_rank)
+            work.save("near", saved)
+        links = saved
         clusters.add(links, found.owner, "near")
         items = np.setdiff1d(items, links[:, 0].astype(np.int64), assume_unique=True)
     if "semantic" in config.method:
@@ -123,24 +175,6 @@ def _clusters(
         links = semantic.links(config, found, items, item_rank, job.plain, work, progress)
         clusters.add(links, found.owner, "semantic")
     return clusters
-
-
-def _near(
-    config: DedupeConfig, found: Corpus, items: np.ndarray, rank: np.ndarray, work: Work, spread: Spread,
-    progress: Progress,
-) -> np.ndarray:  # fmt: skip
-    if (saved := work.load("near")) is not None:
-        return saved
-    groups = near.groups(found.sketches, items, Bands.of(config.threshold), progress)
-    progress.stage("verify", sum(map(len, groups)), "texts")
-    parts = [np.empty((0, 3))]
-    for size, links in spread(_decide, near.tasks(groups, found.places(), found.sketches, rank)):
-        parts.append(links)
-        progress.advance(size)
-    links = np.concatenate(parts)
-    links = links[np.argsort(links[:, 0])]
-    work.save("near", links)
-    return links
 
 
 def _decide(task: near.Task, job: Job) -> tuple[int, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -44,15 +44,20 @@ class Scanned:
     def save(self, path: Path) -> None:
         """Appears under its name when it is complete."""
         partial = path.with_suffix(".partial.npz")
-        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "rejected"}
-        rejected = np.frombuffer(orjson.dumps(self.rejected), np.uint8)
-        np.savez(partial, **data, rejected=rejected)
+        with partial.open("wb") as file:
+            self.dump(file)
         partial.replace(path)
 
+    def dump(self, file: IO[bytes]) -> None:
+        """All of it as one file."""
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "rejected"}
+        rejected = np.frombuffer(orjson.dumps(self.rejected), np.uint8)
+        np.savez(file, **data, rejected=rejected)
+
     @classmethod
-    def load(cls, path: Path) -> Scanned:
-        """What `save` wrote."""
-        with np.load(path) as data:
+    def load(cls, file: Path | IO[bytes]) -> Scanned:
+        """What `save` or `dump` wrote."""
+        with np.load(file) as data:
             found: dict[str, Any] = {field.name: data[field.name] for field in fields(cls)}
         found["rejected"] = [tuple(row) for row in orjson.loads(found["rejected"].tobytes())]
         found["lines"] = int(found["lines"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from ultrachat_cli.explore.sample import Entry
 
-_MOST = 12  # values with a colour of their own
+_MOST = 20  # values with a colour of their own
 _FIRST = ("sector", "topic", "type", "kind")  # keys of `meta`, offered wherever they tell dialogues apart
 _SHARE = 0.5  # of the dialogues that the most frequent values of any other key must cover
 _LENGTHS = (500, 1000, 2000, 4000, 8000, 16000)  # characters
@@ -47,7 +47,7 @@ def colourings(entries: Sequence[Entry]) -> list[Colouring]:
         largest = sum(n for value, n in Counter(column).most_common(_MOST + 1) if value != NONE)
         if largest >= _SHARE * sum(value != NONE for value in column) > 0:
             found.append(_by_value(key, column))
-    apart = [colouring for colouring in found if len(colouring.labels) > 1]
+    apart = [colouring for colouring in found if len({*colouring.labels} - {NONE}) > 1]
     return apart or [Colouring("all", ["dialogue"], [0] * len(entries))]
 
 

@@ -21,13 +21,13 @@ _WORD = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{2,}"
 _BATCH = 256
 
 
-def opened(name: str) -> Embedder | None:
-    """The embedding model of this name; None for `lexical`."""
+def opened(name: str, progress: Progress) -> Embedder | None:
+    """The embedding model of this name, fetched if need be; None for `lexical`."""
     if name == LEXICAL:
         return None
     from ultrachat_cli.models import embeddings
 
-    return embeddings.open(name)
+    return embeddings.open(name, progress.say)
 
 
 def embed(texts: Sequence[str], model: Embedder | None, seed: int, progress: Progress) -> np.ndarray:

@@ -1,9 +1,9 @@
 """The map as files: one page that holds everything, or a folder with the texts beside the page.
 
-A page has no outside: script, style and points are inside it, the texts of the dialogues in packed chunks (gzip of a
-JSON array, as base64) of about a megabyte, which the page unpacks when it searches or shows them. In a folder a chunk is
-a script that the page adds when it is needed, since a page opened from a disk may not fetch files.
-Nothing from the data is ever HTML: JSON goes in with `<` escaped, the page puts it in place as text.
+The page asks nothing of a network: script, style and points are inside it, the texts of the dialogues in packed chunks
+(gzip of a JSON array, as base64) of about a megabyte, which it unpacks when it searches or shows them. In a folder a
+chunk is a script that the page adds when it is needed, since a page opened from a disk may not fetch files.
+Nothing from the data is ever HTML: JSON goes in with `<` escaped, and the page puts it in place as text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from ultrachat_cli.explore.colouring import Colouring
 from ultrachat_cli.explore.sample import Entry, Sample
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records import jsonl
+from ultrachat_cli.records.dialogue import Dialogue
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("vendor/echarts.min.js", "texts.js", "state.js", "chart.js", "panel.js", "main.js")
 TEXTS, INDEX = "texts", "index.html"
-_CHUNK = 1 << 20  # bytes of JSON
+_CHUNK = 1 << 20  # characters
 _GRID = 65535  # steps of a coordinate
 _SNIPPET = 100  # characters of an opening shown on the map
 
@@ -89,9 +90,7 @@ def _page(data: bytes) -> tuple[bytes, bytes]:
     return before, after
 
 
-def _map(
-    sample: Sample, points: np.ndarray, colourings: Sequence[Colouring], title: str, starts: list[int]
-) -> bytes:
+def _map(sample: Sample, points: np.ndarray, colourings: Sequence[Colouring], title: str, starts: list[int]) -> bytes:
     """Everything but the texts, one list for each property."""
     entries = sample.entries
     paths = sorted({entry.file for entry in entries})
@@ -124,12 +123,14 @@ def _cut(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 def _packed(chunks: Sequence[Sequence[Entry]], progress: Progress) -> Iterator[bytes]:
     for chunk in chunks:
-        rows: list[dict[str, Any]] = [
-            {"messages": [[m["role"], m["content"]] for m in entry.dialogue.messages], "meta": entry.dialogue.meta_beside_messages()}
-            for entry in chunk
-        ]
+        rows = [_row(entry.dialogue) for entry in chunk]
         yield base64.b64encode(gzip.compress(_json(rows), 5, mtime=0))
         progress.advance(len(chunk))
+
+
+def _row(dialogue: Dialogue) -> dict[str, Any]:
+    messages = [[message["role"], message["content"]] for message in dialogue.messages]
+    return {"messages": messages, "meta": dialogue.meta_beside_messages()}
 
 
 def _json(value: Any) -> bytes:

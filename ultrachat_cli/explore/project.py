@@ -21,8 +21,9 @@ def project(vectors: np.ndarray, method: str, seed: int, progress: Progress) -> 
     distinct = len(np.unique(vectors, axis=0)) if len(vectors) < 1000 else len(vectors)
     few = min(len(vectors), distinct) < _FEWEST
     points = _pca(vectors) if method == "pca" or few else _tsne(vectors, seed, progress)
-    points = np.nan_to_num(points - points.min(axis=0))
-    return points / (float(points.max()) or 1.0)
+    points -= points.min(axis=0)
+    scaled: np.ndarray = points / (float(points.max()) or 1.0)
+    return scaled
 
 
 def _pca(vectors: np.ndarray) -> np.ndarray:

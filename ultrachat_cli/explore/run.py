@@ -71,7 +71,7 @@ def run(loaded: Loaded[ExploreConfig], folder: Path, progress: Progress | None =
     config, progress, report = loaded.value, progress or Silent(), Report()
     inputs = files.find(config.inputs, "inputs")
     _check(config)
-    model = embed.opened(config.embedding)
+    model = embed.opened(config.embedding, progress)
     with report.timed("read"):
         found = sample.read(inputs, config.limit, config.seed, progress)
     report.read, report.shown, report.bad_lines = found.read, len(found.entries), found.bad_lines
@@ -92,7 +92,7 @@ def run(loaded: Loaded[ExploreConfig], folder: Path, progress: Progress | None =
         if config.viewer == "atlas":
             atlas.write(folder / _TABLE, found.entries, points, colours)
         else:
-            title = ", ".join(dict.fromkeys(path.name for path in config.inputs))
+            title = ", ".join(dict.fromkeys(sample.as_text(Path(path.name)) for path in config.inputs))
             written = export.write(config.export or folder, found, points, colours, title, progress)
             report.files = written if config.export else []
     return report

@@ -17,6 +17,11 @@ _SHOWN = 20  # bad lines on the screen
 _STEP = 64  # dialogues between two moves of the progress bar
 
 
+def as_text(path: Path) -> str:
+    """A path that can be shown and stored, whatever bytes are in it."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A dialogue and where it was found."""
@@ -27,8 +32,8 @@ class Entry:
 
     @property
     def file(self) -> str:
-        """The file's name as text, whatever bytes it has."""
-        return os.fsencode(self.path).decode("utf-8", "replace")
+        """Where it lies, as text."""
+        return as_text(self.path)
 
     @property
     def id(self) -> str:

@@ -41,27 +41,27 @@ class Tensor:
 class Header:
     """What a GGUF file says of itself."""
 
-    metadata: dict[str, Any]  # arrays only as their lengths
+    metadata: dict[str, Any]  # arrays only as their lengths, unless asked for
     tensors: list[Tensor]
     tensors_at: int  # bytes into the file
     data_at: int
     alignment: int
 
 
-def read_header(path: Path) -> Header:
-    """The metadata and tensor table of a GGUF file; `UltraError` where it is not one."""
+def read_header(path: Path, *, arrays: bool = False) -> Header:
+    """The metadata and tensor table of a GGUF file; `UltraError` where it is not one. `arrays`: read those as well."""
     try:
         with path.open("rb") as file:
-            return _header(file)
+            return _header(file, arrays)
     except (OSError, struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError) as error:
         raise UltraError(f"{path}: not a readable GGUF file ({error})") from error
 
 
-def _header(file: BinaryIO) -> Header:
+def _header(file: BinaryIO, arrays: bool) -> Header:
     magic, version, tensor_count, entries = struct.unpack("<4sIQQ", file.read(24))
     if magic != b"GGUF" or version not in (2, 3):
         raise OSError(f"starts with {magic!r}, version {version}")
-    metadata = {_string(file): _value(file, _scalar(file, "I")) for _ in range(entries)}
+    metadata = {_string(file): _value(file, _scalar(file, "I"), arrays) for _ in range(entries)}
     tensors_at = file.tell()
     tensors = []
     for _ in range(tensor_count):
@@ -81,17 +81,19 @@ def _string(file: BinaryIO) -> str:
     return file.read(_scalar(file, "Q")).decode()
 
 
-def _value(file: BinaryIO, kind: int) -> Any:
+def _value(file: BinaryIO, kind: int, arrays: bool) -> Any:
     if kind == _STRING:
         return _string(file)
     if kind != _ARRAY:
         return _scalar(file, _SCALARS[kind])
     item, count = struct.unpack("<IQ", file.read(12))
+    if arrays:
+        return [_value(file, item, arrays) for _ in range(count)]
     if item in _SCALARS:
         file.seek(count * struct.calcsize("<" + _SCALARS[item]), os.SEEK_CUR)
     else:
         for _ in range(count):
-            _value(file, item)
+            _value(file, item, arrays)
     return count
 
 

@@ -41,16 +41,13 @@ function drawChart() {
   for (let i = 0; i < count; i++) (shown[i] ? groups[codes[i]] : rest).push(map.x[i], map.y[i]);
   const opened = state.opened < 0 ? [] : [map.x[state.opened], map.y[state.opened]];
   const ring = { color: "transparent", borderColor: css("--text"), borderWidth: 3, opacity: 1 };
-  chart.setOption(
-    {
-      series: [
-        series("rest", 1, rest, css("--rest")),
-        ...groups.map((group, label) => series(`label-${label}`, 2, group, colourOf(label))),
-        series("opened", 3, opened, "", { large: false, symbolSize: 16, itemStyle: ring }),
-      ],
-    },
-    { replaceMerge: ["series"] },
-  );
+  const all = [
+    series("rest", 1, rest, css("--rest")),
+    ...groups.map((group, label) => series(`label-${label}`, 2, group, colourOf(label))),
+    series("opened", 3, opened, "", { large: false, symbolSize: 16, itemStyle: ring }),
+  ];
+  // ECharts cannot draw a large series without points.
+  chart.setOption({ series: all.filter(({ data }) => data.length) }, { replaceMerge: ["series"] });
 }
 
 function setUpChart() {

@@ -13,14 +13,13 @@ function refresh(searched = 1) {
 
 async function searchFor(query) {
   const mine = ++searches;
-  state.terms = termsOf(query);
   const matches = await search(query, (share) => {
     if (mine !== searches) return false;
     if (share < 1) drawStatus(share);
     return true;
   });
   if (mine !== searches) return;
-  state.matches = matches;
+  [state.matches, state.terms] = [matches, termsOf(query)];
   refresh();
 }
 

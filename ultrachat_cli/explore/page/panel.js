@@ -15,9 +15,7 @@ function element(name, content = "", properties = {}) {
 }
 
 function drawLegend() {
-  const { name, labels, codes } = colouring();
-  const counts = new Array(labels.length).fill(0);
-  for (let i = 0; i < count; i++) counts[codes[i]] += !state.matches || state.matches[i] ? 1 : 0;
+  const { name, labels } = colouring();
   at("legend-title").textContent = name;
   at("legend").replaceChildren(
     ...labels.map((label, n) => {
@@ -29,7 +27,7 @@ function drawLegend() {
       const colour = element("i");
       colour.style.background = colourOf(n);
       const row = element("label", on);
-      row.append(colour, element("span", label), element("output", counts[n].toLocaleString("en")));
+      row.append(colour, element("span", label), element("output", ofLabel[n].toLocaleString("en")));
       return element("li", row);
     }),
   );
@@ -57,7 +55,7 @@ function drawStatus(searched) {
   const number = shown.reduce((sum, one) => sum + one, 0);
   const busy = searched < 1 ? `searching ${Math.round(100 * searched)}%, ` : "";
   at("status").textContent = `${busy}${number.toLocaleString("en")} of ${all} dialogues${sample}`;
-  at("clear").hidden = !state.region;
+  at("clear").disabled = !state.region;
 }
 
 // The text with the words that were searched for marked.

@@ -7,14 +7,15 @@ const state = {
   colouring: 0,
   off: new Set(), // labels switched off
   matches: null, // 1 for each dialogue that matches the search; null: no search
-  terms: [],
+  terms: [], // what was searched for
   region: null, // {type: "rect" | "polygon", range} in coordinates of the map
   opened: -1, // the dialogue that is read
 };
 const shown = new Uint8Array(count);
+let ofLabel = []; // how many of each label match the search and lie within the region
 const PALETTE = [
-  "#4e79a7", "#f28e2b", "#e15759", "#59a14f", "#b07aa1", "#edc948", "#1fa5b8",
-  "#ff9da7", "#9c755f", "#8cd17d", "#d37295", "#499894", "#b6992d",
+  "#4e79a7", "#f28e2b", "#e15759", "#59a14f", "#b07aa1", "#edc948", "#1fa5b8", "#ff9da7", "#9c755f", "#8cd17d",
+  "#d37295", "#499894", "#b6992d", "#86bcb6", "#a01d4d", "#6a5acd", "#ffbe7d", "#2f6f3e", "#d4a6c8", "#7d4e24", "#a0cbe8",
 ];
 const SCALE = [[59, 111, 212], [42, 168, 168], [127, 194, 94], [242, 193, 78], [228, 87, 46]];
 const GREYS = { "(other)": "#8a8f98", "(none)": "#b4b8bf" };
@@ -46,10 +47,12 @@ function inRegion(x, y) {
 
 // Decide anew what is shown; the rest of the page is told by `main.js`.
 function decide() {
-  const { codes } = colouring();
+  const { codes, labels } = colouring();
+  ofLabel = new Array(labels.length).fill(0);
   for (let i = 0; i < count; i++) {
-    const fits = (!state.matches || state.matches[i]) && !state.off.has(codes[i]);
-    shown[i] = fits && (!state.region || inRegion(map.x[i], map.y[i])) ? 1 : 0;
+    const fits = (!state.matches || state.matches[i]) && (!state.region || inRegion(map.x[i], map.y[i]));
+    if (fits) ofLabel[codes[i]]++;
+    shown[i] = fits && !state.off.has(codes[i]) ? 1 : 0;
   }
 }
 

@@ -1,0 +1,148 @@
+"""Duplicates by meaning, against all pairs compared the slow way."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny_bert
+from tests.unit.test_dedupe import dedupe, ids, rows, write
+from ultrachat_cli.dedupe import semantic
+from ultrachat_cli.errors import MissingExtra
+from ultrachat_cli.models import embeddings
+from ultrachat_cli.progress import Silent
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "slow" not in request.keywords:
+        monkeypatch.setenv("ULTRACHAT_CACHE", str(tmp_path / "cache"))
+
+
+def invented(count: int, seed: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(seed)
+    words = [word for word in tiny_bert.WORDS if not word.startswith("#")]
+    return [
+        {"id": f"d{n:03}", "data": [" ".join(draw.choice(words, 6)), f"answer {n}"], "meta": {}} for n in range(count)
+    ]
+
+
+def clusters(vectors: np.ndarray, threshold: float) -> list[set[int]]:
+    found = [{n} for n in range(len(vectors))]
+    for a in range(len(vectors)):
+        for b in range(a):
+            if vectors[a] @ vectors[b] >= threshold and found[a] is not found[b]:
+                found[a] |= found[b]
+                for n in found[b]:
+                    found[n] = found[a]
+    return list({id(cluster): cluster for cluster in found}.values())
+
+
+def settings(model: str | Path, threshold: float) -> dict[str, Any]:
+    return {
+        "method": ["exact", "semantic"], "scope": "opening", "semantic__model": str(model),
+        "semantic__threshold": threshold,
+    }  # fmt: skip
+
+
+def test_one_of_each_cluster_stays(tmp_path: Path) -> None:
+    folder = tiny_bert.make(tmp_path / "tiny")
+    records = invented(120, 1)
+    source = write(tmp_path / "in.jsonl", records)
+    vectors = embeddings.open(str(folder)).embed([record["data"][0] for record in records])
+    vectors = vectors.astype(np.float16).astype(np.float32)  # as they are kept
+    threshold = float(np.sort((vectors @ vectors.T)[np.triu_indices(120, 1)])[-36:-34].mean())
+    expected = clusters(vectors, threshold)
+    dedupe([source], tmp_path / "out.jsonl", **settings(folder, threshold))
+    assert 60 < len(expected) < 115
+    assert ids(tmp_path / "out.jsonl") == sorted(f"d{min(cluster):03}" for cluster in expected)
+    for row in rows(tmp_path / "out.report.jsonl"):
+        kept, gone = int(row.get("via", row["kept"])[1:]), int(row["id"][1:])
+        assert row["stage"] == "semantic"
+        assert row["similarity"] == pytest.approx(float(vectors[kept] @ vectors[gone]), abs=2e-3)
+
+
+def test_a_killed_job_embeds_no_text_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_bert.make(tmp_path / "tiny")
+    source = write(tmp_path / "in.jsonl", invented(50, 2))
+    monkeypatch.setattr(semantic, "_PIECE", 20)
+    whole = tmp_path / "whole.jsonl"
+    dedupe([source], whole, **settings(folder, 0.97))
+    embedded: list[int] = []
+
+    class Killed(Exception):
+        pass
+
+    class Counting:
+        name, dimension = "tiny", 16
+
+        def __init__(self, model: embeddings.Embedder, stop: int) -> None:
+            self._model, self._stop = model, stop
+
+        def embed(self, texts: list[str]) -> np.ndarray:
+            if len(embedded) == self._stop:
+                raise Killed
+            embedded.append(len(texts))
+            return self._model.embed(texts)
+
+    opened = embeddings.open
+    for stop in (2, 99):
+        monkeypatch.setattr(embeddings, "open", lambda name, say, stop=stop: Counting(opened(name, say), stop))
+        try:
+            dedupe([source], tmp_path / "out.jsonl", **settings(folder, 0.97))
+        except Killed:
+            assert (tmp_path / "out.jsonl.work" / "vectors-000001.npy").exists()
+    assert embedded[:2] == [20, 20]
+    assert len(embedded) == 3
+    assert (tmp_path / "out.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_lists_find_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(3)
+    vectors = draw.normal(size=(3000, 32)).astype(np.float32)
+    vectors[draw.integers(0, 3000, 600)] = vectors[:600] + draw.normal(0, 0.15, (600, 32))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+    def pairs() -> set[tuple[int, int]]:
+        found = semantic._similar(vectors, 0.9, Silent())
+        return {(min(a, b), max(a, b)) for rows, others in found for a, b in zip(rows, others, strict=True) if a != b}
+
+    exact = pairs()
+    monkeypatch.setattr(semantic, "EXACT", 0)
+    assert len(exact) > 400
+    assert len(pairs() ^ exact) <= 0.01 * len(exact)
+    assert pairs() == pairs()
+
+
+def test_texts_without_words_stay(tmp_path: Path) -> None:
+    folder = tiny_bert.make(tmp_path / "tiny")
+    records = [{"id": str(n), "data": [text, "x"]} for n, text in enumerate(["?", "!", "...", "the dog"])]
+    dedupe([write(tmp_path / "in.jsonl", records)], tmp_path / "out.jsonl", **settings(folder, 0.1))
+    assert ids(tmp_path / "out.jsonl") == ["0", "1", "2", "3"]
+
+
+def test_a_missing_index_is_named_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultrachat_cli.dedupe.settings import DedupeConfig
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    folder = tiny_bert.make(tmp_path / "tiny")
+    config = DedupeConfig.model_validate(
+        {"inputs": ["x.jsonl"], "output": "y.jsonl", "semantic": {"model": str(folder)}}
+    )
+    with pytest.raises(MissingExtra, match="method semantic needs faiss-cpu"):
+        semantic.require(config)
+
+
+@pytest.mark.slow
+def test_minilm_joins_paraphrases_and_nothing_else(tmp_path: Path) -> None:
+    openings = [
+        "What is the best way to learn a new language?", "What's the best way of learning a new language?",
+        "Who invented the telephone?", "How does a telephone work?",
+    ]  # fmt: skip
+    records = [{"id": str(n), "data": [text, f"answer {n}"]} for n, text in enumerate(openings)]
+    dedupe([write(tmp_path / "in.jsonl", records)], tmp_path / "out.jsonl", **settings("minilm", 0.85))
+    assert ids(tmp_path / "out.jsonl") == ["0", "2", "3"]
