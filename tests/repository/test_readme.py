@@ -42,6 +42,8 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
     arguments = shlex.split(command)[1:]
     if arguments[0] != "generate":
         _dialogue_files(tmp_path)
+    if arguments[0] == "explore" and "--export" not in arguments:  # it would serve until it is stopped
+        arguments += ["--export", "served.html"]
     with running(Options(models="test-model,gpt-4o-mini,my-model")) as server:
         if arguments[0] == "generate" and "--dry-run" not in arguments:
             arguments = _small(arguments, server.url)
