@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml
 
 demo: setup  ## real dialogues in all three sectors, made here by the embedded model; then deduped, measured, mapped
 	$(BIN)/ultrachat generate --config demo -vv
-	$(BIN)/ultrachat dedupe runs/all -o runs/clean.jsonl
+	$(BIN)/ultrachat dedupe runs/demo -o runs/clean.jsonl
 	$(BIN)/ultrachat data stats runs/clean.jsonl
 	$(BIN)/ultrachat explore runs/clean.jsonl --export runs/map.html
 

@@ -115,7 +115,8 @@ def test_pull_of_what_is_not_embedded(ultrachat: Ultrachat) -> None:
 
 def test_config_ls(ultrachat: Ultrachat) -> None:
     rows = [line.split(maxsplit=1) for line in fine(ultrachat("config", "ls")).splitlines()]
-    assert [name for name, _ in rows] == [f"generate/{name}" for name in CONFIGS]
+    shipped = [f"generate/{name}" for name in CONFIGS] + ["dedupe/openings", "dedupe/strict"]
+    assert [name for name, _ in rows] == shipped
     assert all(len(about) > 20 for _, about in rows)
 
 

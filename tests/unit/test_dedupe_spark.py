@@ -26,7 +26,7 @@ from ultrachat_cli.dedupe import blocks, settings, spark, stars
 from ultrachat_cli.errors import ConfigError, MissingExtra, UltraError
 
 pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas")
-QUICK = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.shuffle.partitions": "4"}
+QUICK = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.shuffle.partitions": "3"}
 Session = Any
 
 
@@ -209,9 +209,9 @@ def test_a_cluster_of_two_workers_and_an_interruption(
 ) -> None:
     url, log = cluster
     inputs = [write(tmp_path / f"in-{n}.jsonl", invented(60, seed=n)) for n in range(2)]
-    (tmp_path / "dedupe.yaml").write_text(
-        f"engine: spark\nspark: {{master: '{url}', conf: {{spark.executor.memory: 512m, spark.driver.host: 127.0.0.1}}}}"
-    )
+    conf = QUICK | {"spark.executor.memory": "512m", "spark.driver.host": "127.0.0.1"}
+    settings_file = {"engine": "spark", "spark": {"master": url, "conf": conf}}
+    (tmp_path / "dedupe.yaml").write_bytes(orjson.dumps(settings_file))  # JSON is YAML
     arguments = ("dedupe", *inputs, "--output", "out.jsonl", "--config", "dedupe.yaml", "--quiet", "--json")
 
     begun = ultrachat.start(*arguments)

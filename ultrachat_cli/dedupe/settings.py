@@ -44,7 +44,7 @@ class Semantic(Frozen):
 
     model: str = "minilm"
     """Embedding model: a registry name or a local folder."""
-    threshold: float = Field(default=0.95, gt=0, le=1)
+    threshold: float = Field(default=0.9, gt=0, le=1)
     """Cosine similarity from which two texts count as duplicates."""
 
 

@@ -10,6 +10,7 @@ An executor that is lost while components are searched ends the job; the same co
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import shutil
@@ -86,8 +87,11 @@ def session(config: settings.Spark, log: Path) -> Iterator[SparkSession]:
         defaults |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     conf = SparkConf().setMaster(config.master).setAll(list((defaults | config.conf).items()))
     on_interrupt = signal.getsignal(signal.SIGINT)
+    log.write_bytes(b"")
+    handler = logging.FileHandler(log)  # the bridge to Java tells the root logger of an interruption
+    logging.getLogger().addHandler(handler)
     try:
-        with log.open("wb") as out:
+        with log.open("ab") as out:
             launched: Any = launch_gateway  # untyped
             gateway = SparkContext._gateway or launched(conf, {"stdout": out, "stderr": out})
         context = SparkContext(conf=conf, gateway=gateway)
@@ -99,15 +103,19 @@ def session(config: settings.Spark, log: Path) -> Iterator[SparkSession]:
         finally:
             context.stop()
     except (PySparkException, Py4JError, ConnectionError) as error:
-        raise UltraError(f"Spark: {_reason(str(error), log)}", f"more in {log}") from error
+        raise UltraError(f"Spark: {_reason(str(error), log)}", f"read {log}") from error
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def _reason(text: str, log: Path) -> str:
-    """One line of many: the cause if it is told, or what Spark itself called an error last, or the end."""
+    """One line of many: the cause if it is told, or what Spark called an error last, or what was thrown."""
     causes = re.findall(r"^Caused by: (?:[\w.$]+: )?(.+)", text, re.MULTILINE)
-    said = r'^(?:.* ERROR [\w$]+: |Exception in thread "main" [\w.$]+: |Error: )(.+)'
+    said = r'^(?:.* ERROR (?!SparkContext:)[\w$]+: |Exception in thread "main" [\w.$]+: |Error: )(.+)'
     errors = [] if "Python worker" in text else re.findall(said, log.read_text(errors="replace"), re.MULTILINE)
-    reasons: list[str] = [*causes[:1], *errors[-1:], *text.strip().splitlines()[-1:], "stopped"]
+    thrown = re.findall(r"^: (?:[\w.$]+: )?(.+)", text, re.MULTILINE)
+    reasons: list[str] = [*causes[:1], *errors[-1:], *thrown[:1], *text.strip().splitlines()[-1:], "stopped"]
     return reasons[0]
 
 
@@ -147,7 +155,8 @@ class Cluster:
         Pairs are compared in two rounds, that a crowd of similar texts may cost its size and not its square: first each
         text of a bucket (equal keys in a band) with one of them, the pivot; then the pairs of a bucket that are still
         in different components. A pair left out has both texts in one component, which it cannot change. Texts that
-        meet in a bucket without being similar do cost a comparison of sketches (512 bytes moved) for every pair.
+        meet without being similar do cost for every pair: 512 bytes of sketches are moved and, where those agree in
+        `least` bins, both n-gram sets (8 bytes an n-gram). A crowd just below the threshold thus costs its square.
         """
         copies = equal(found.digests, items, rank)  # similar to the same texts: one of them is compared for all
         items = np.setdiff1d(items, copies[:, 0].astype(np.int64), assume_unique=True)

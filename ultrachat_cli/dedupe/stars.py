@@ -39,4 +39,5 @@ def _are_stars(edges: DataFrame) -> bool:
     """Whether each node hangs on one root only, and no root on another."""
     ends = edges.selectExpr("inline(array(struct(node, 1 as up, 0 as down), struct(root as node, 0 as up, 1 as down)))")
     degrees = ends.groupBy("node").agg({"up": "sum", "down": "max"})
-    return degrees.where("`sum(up)` > 1 or (`sum(up)` = 1 and `max(down)` = 1)").count() == 0
+    tangled: int = degrees.where("`sum(up)` > 1 or (`sum(up)` = 1 and `max(down)` = 1)").count()
+    return tangled == 0
