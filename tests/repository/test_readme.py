@@ -42,6 +42,10 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
     arguments = shlex.split(command)[1:]
     if arguments[0] != "generate":
         _dialogue_files(tmp_path)
+    if "push" in arguments:  # a card is written from what dedupe left
+        subprocess.run(
+            [str(BIN / "ultrachat"), "dedupe", "fit.jsonl", "-o", "clean.jsonl", "-q"], cwd=tmp_path, check=True
+        )
     if arguments[0] == "explore" and "--export" not in arguments:  # it would serve until it is stopped
         arguments += ["--export", "served.html"]
     with running(Options(models="test-model,gpt-4o-mini,my-model")) as server:
@@ -78,6 +82,10 @@ def _dialogue_files(folder: Path) -> None:
         (folder / name).write_text(lines)
     (folder / "more.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (folder / "alpaca_eval.json").write_text(json.dumps([{"instruction": "What are the names of some famous actors?"}]))
+    (folder / "my-folder").mkdir()
+    (folder / "my-folder" / "question.jsonl").write_text(
+        "".join(f'{{"question_id": {n}, "turns": ["a", "b"]}}\n' for n in range(80))
+    )
     (folder / "mt_bench.jsonl").write_text(json.dumps({"turns": ["Compose a travel post.", "Rewrite it."]}) + "\n")
 
 
