@@ -19,6 +19,7 @@ from ultrachat_cli.dedupe.blocks import Block
 from ultrachat_cli.dedupe.clusters import Clusters, equal, ranking
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.decontaminate import Benchmark
+from ultrachat_cli.dedupe.job import Job
 from ultrachat_cli.dedupe.outcome import Outcome, Report
 from ultrachat_cli.dedupe.scan import Scanned
 from ultrachat_cli.dedupe.settings import DedupeConfig
@@ -29,16 +30,6 @@ from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records import files, jsonl
 
 _SMALL = 8 << 20  # bytes: starting processes takes longer than the work
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every process needs: sent to each once."""
-
-    config: DedupeConfig
-    benchmark: Benchmark | None
-    plain: list[str]
-    """The uncompressed file of each source."""
 
 
 def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Report:

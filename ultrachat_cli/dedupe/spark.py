@@ -40,7 +40,7 @@ from ultrachat_cli.progress import Progress
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-    from ultrachat_cli.dedupe.run import Job
+    from ultrachat_cli.dedupe.job import Job
 
 
 def require(config: settings.DedupeConfig) -> None:
