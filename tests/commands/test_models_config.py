@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from tests.commands.checks import refused, weights_or_skip
-from tests.conftest import Result, Ultrachat
+from tests.conftest import COMMAND, Result, Ultrachat
 
 KNOWN = (
     "smollm2-135m", "ultralm-13b", "ultralm-65b", "ultralm-13b-v2.0", "ultrarm-13b", "ultracm-13b", "llama-13b",
@@ -213,10 +214,15 @@ def test_help(ultrachat: Ultrachat) -> None:
 
 
 def test_shell_completion(ultrachat: Ultrachat) -> None:
-    assert "_ultrachat_completion" in fine(ultrachat("--show-completion", "bash", env={"SHELL": "/bin/bash"}))
     home = ultrachat.folder / "home"
     home.mkdir()
-    fine(ultrachat("--install-completion", "bash", env={"HOME": str(home), "SHELL": "/bin/bash"}))
+    for option, says in (("--show-completion", "_ultrachat_completion"), ("--install-completion", "installed")):
+        # Through a shell, as the shell is told by the parent process.
+        command = ["bash", "-c", f"{COMMAND} {option}; exit $?"]
+        done = subprocess.run(
+            command, env=ultrachat.environ | {"HOME": str(home)}, capture_output=True, text=True, check=True
+        )
+        assert says in done.stdout
     assert "ultrachat" in (home / ".bashrc").read_text()
     for words, found in (("ultrachat gen", "generate"), ("ultrachat generate --mate", "--materials")):
         env = {
