@@ -22,7 +22,7 @@ demo: setup  ## real dialogues in all three sectors, made here by the embedded m
 	$(BIN)/ultrachat explore runs/clean.jsonl --export runs/map.html
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 check: setup  ## style and types
 	$(BIN)/ruff check .

@@ -119,6 +119,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write the files in tests/golden anew")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes, a file's tests stay together, and only one of them runs the embedded model."""
+    for item in items:
+        group = "embedded" if item.get_closest_marker("embedded") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Nothing of the caller's: no keys, no proxies, no settings, a home of its own."""
