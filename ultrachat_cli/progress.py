@@ -18,6 +18,17 @@ class Progress(Protocol):
         """A notice worth keeping on the screen."""
 
 
+_SHOWN = 20
+
+
+def say_bad_line(progress: Progress, message: str, count: int) -> None:
+    """Say the `count`th bad line (from 1) while there are few; then, once, that more follow."""
+    if count <= _SHOWN:
+        progress.say(message)
+    elif count == _SHOWN + 1:
+        progress.say("more bad lines follow")
+
+
 class Silent:
     """Shows nothing."""
 

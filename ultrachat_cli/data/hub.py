@@ -133,11 +133,15 @@ def _from_hub(spec: DatasetSpec, patterns: list[str], folder: Path) -> None:
             spec.hub, repo_type="dataset", revision=spec.revision, allow_patterns=patterns, local_dir=folder
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = _first_line(error)
         raise UltraError(
             f"dataset {spec.name}: {spec.hub} could not be fetched from the hub: {reason}",
             "check the network, HF_ENDPOINT for a mirror and HF_TOKEN; or fetch it by hand and give --from FOLDER",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def download(url: str, target: Path, progress: Progress) -> None:
@@ -223,7 +227,7 @@ def push(data: Path, name: str, card: str, repository: str, *, private: bool) ->
             repo_type="dataset", commit_message="Upload by ultrachat",
         )  # fmt: skip
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = _first_line(error)
         raise UltraError(
             f"{repository}: could not be pushed: {reason}",
             "check the name and the network; HF_TOKEN needs the right to write",

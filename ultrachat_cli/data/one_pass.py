@@ -13,11 +13,10 @@ from typing import Any
 import orjson
 
 from ultrachat_cli.errors import ConfigError, DataError
-from ultrachat_cli.progress import Progress, Silent
+from ultrachat_cli.progress import Progress, Silent, say_bad_line
 from ultrachat_cli.records import files, jsonl
 from ultrachat_cli.records.dialogue import Dialogue, Shape
 
-_SHOWN = 20  # bad lines on the screen; all of them are in the file of rejected ones
 _STEP = 64  # dialogues between two moves of the progress bar
 
 
@@ -90,10 +89,10 @@ class Pass:
 
     def _bad(self, error: DataError) -> None:
         self.report.bad_lines += 1
-        if self._keep is None or self.report.bad_lines <= _SHOWN:
+        if self._keep is None:  # nowhere else are they told
             self._progress.say(error.message)
-        elif self.report.bad_lines == _SHOWN + 1:
-            self._progress.say("more bad lines follow")
+        else:
+            say_bad_line(self._progress, error.message, self.report.bad_lines)
         self._set_aside({"file": str(error.path), "line": error.line, "reason": error.reason, "text": error.text})
 
     def _set_aside(self, row: dict[str, Any]) -> None:

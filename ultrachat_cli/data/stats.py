@@ -20,14 +20,13 @@ from ultrachat_cli.data.report import ALL, Columns, Report, histograms, row
 from ultrachat_cli.data.sample import Groups
 from ultrachat_cli.errors import ConfigError, DataError, MissingExtra, UltraError
 from ultrachat_cli.models import embeddings, gguf_tokenizer, specs, weights
-from ultrachat_cli.progress import Progress, Silent
+from ultrachat_cli.progress import Progress, Silent, say_bad_line
 from ultrachat_cli.records import files
 from ultrachat_cli.records.dialogue import Dialogue
 
 EMBEDDING = "minilm-static"
 NONE = "none"
 NO_SECTOR = "(none)"
-_SHOWN = 20  # bad lines
 _STEP = 64
 _BATCH = 256  # dialogues tokenized at once
 _TOKENIZER = "smollm2-135m"
@@ -75,10 +74,7 @@ class _Read:
 
     def _bad(self, error: DataError) -> None:
         self.bad_lines += 1
-        if self.bad_lines <= _SHOWN:
-            self._progress.say(error.message)
-        elif self.bad_lines == _SHOWN + 1:
-            self._progress.say("more bad lines follow")
+        say_bad_line(self._progress, error.message, self.bad_lines)
 
 
 def run(

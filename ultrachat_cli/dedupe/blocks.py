@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import orjson
 
@@ -51,15 +50,11 @@ def unpack(path: Path, target: Path) -> None:
     """A compressed file, JSON array or Parquet as JSONL; line numbers stay what they were."""
     with jsonl.replacing(target) as out:
         if path.suffix == ".parquet" or files.is_array(path):
-            for _, record in files.rows(path, _never):
+            for _, record in files.rows(path, jsonl.never):
                 out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         else:
             for _, line in jsonl.lines(path):
                 out.write(line)
-
-
-def _never(error: DataError) -> NoReturn:
-    raise error
 
 
 def cut(sources: list[Source], size: int = BLOCK) -> list[Block]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ultrachat_cli.dedupe import overlap
 from ultrachat_cli.dedupe.settings import Against
 from ultrachat_cli.errors import ConfigError, DataError
-from ultrachat_cli.records import files
+from ultrachat_cli.records import files, jsonl
 
 _NEAR_GRAM = 5
 _FIELDS = ("instruction", "prompt", "question", "text", "input", "query", "goal", "content")
@@ -36,17 +36,13 @@ def load(paths: list[Path]) -> list[Item]:
     items: list[Item] = []
     for path in files.find(paths, "against.files"):
         try:
-            for number, record in files.rows(path, _never):
+            for number, record in files.rows(path, jsonl.never):
                 items += [Item(f"{path.name}:{number}", text) for text in _texts(record, path, number)]
         except DataError as error:
             raise ConfigError(f"against.files: {error}") from error
     if not items:
         raise ConfigError("against.files: no items in these files")
     return items
-
-
-def _never(error: DataError) -> NoReturn:
-    raise error
 
 
 def _texts(record: Any, path: Path, number: int) -> list[str]:

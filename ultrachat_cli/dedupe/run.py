@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.dedupe.work import Work
 from ultrachat_cli.dedupe.workers import Spread
 from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.machine import cores
 from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records import files, jsonl
 
@@ -96,7 +96,7 @@ def _engine(job: Job, cut: list[Block], inputs: list[Path], work: Work, progress
             yield spark.Cluster(session, job, cut, inputs, work, progress)
         return
     size = sum(block.end - block.start for block in cut)
-    processes = 1 if size < _SMALL else min(job.config.processes or os.cpu_count() or 1, len(cut))
+    processes = 1 if size < _SMALL else min(job.config.processes or cores(), len(cut))
     with workers.pool(processes, job) as spread:
         yield Local(job, cut, inputs, work, spread, progress)
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ultrachat_cli.errors import DataError
-from ultrachat_cli.progress import Progress
+from ultrachat_cli.progress import Progress, say_bad_line
 from ultrachat_cli.records import files
 from ultrachat_cli.records.dialogue import Dialogue
 
-_SHOWN = 20  # bad lines on the screen
 _STEP = 64  # dialogues between two moves of the progress bar
 
 
@@ -58,10 +57,7 @@ def read(inputs: Sequence[Path], limit: int, seed: int, progress: Progress) -> S
 
     def bad(error: DataError) -> None:
         sample.bad_lines += 1
-        if sample.bad_lines <= _SHOWN:
-            progress.say(error.message)
-        elif sample.bad_lines == _SHOWN + 1:
-            progress.say("more bad lines follow")
+        say_bad_line(progress, error.message, sample.bad_lines)
 
     progress.stage("read", 0, "dialogues")
     for path in inputs:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import orjson
 
-from ultrachat_cli.errors import DataError
 from ultrachat_cli.generate.converse import Outcome
-from ultrachat_cli.records import files
+from ultrachat_cli.records import files, jsonl
 
 Format = Literal["ultrachat", "messages", "sharegpt", "parquet"]
 
@@ -20,13 +19,9 @@ def export(folder: Path, shape: Format) -> list[Path]:
         return []
     target = folder / ("dialogues.parquet" if shape == "parquet" else f"dialogues.{shape}.jsonl")
     with files.writing(target, "messages" if shape == "parquet" else shape, extra=False) as put:
-        for _, dialogue in files.dialogues(folder / files.RUN_FILE, _never):
+        for _, dialogue in files.dialogues(folder / files.RUN_FILE, jsonl.never):
             put(dialogue)
     return [target]
-
-
-def _never(error: DataError) -> NoReturn:
-    raise error
 
 
 def rejected_line(outcome: Outcome) -> bytes:

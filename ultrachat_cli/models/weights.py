@@ -33,17 +33,22 @@ def locate(spec: ModelSpec) -> Path | None:
     if spec.scheme == "gguf":
         return Path(spec.place)
     if spec.scheme == "package":
-        distribution, _, inside = spec.place.partition("/")
-        try:
-            installed = Path(str(importlib.metadata.distribution(distribution).locate_file(inside)))
-        except importlib.metadata.PackageNotFoundError:
-            installed = Path()
-        return next((p for p in (installed, cache() / Path(inside).name) if p.is_file()), None)
+        kept = cache() / Path(spec.place).name
+        return next((path for path in (_installed(spec), kept) if path and path.is_file()), None)
     if spec.scheme == "hf":
         repository, file = _hub_parts(spec)
         kept = cache() / "hub" / repository / file
         return kept if kept.is_file() else None
     return None
+
+
+def _installed(spec: ModelSpec) -> Path | None:
+    """Where a package's file or folder is, if the package is installed."""
+    distribution, _, inside = spec.place.partition("/")
+    try:
+        return Path(str(importlib.metadata.distribution(distribution).locate_file(inside)))
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def obtain(spec: ModelSpec, say: Progress) -> Path:
@@ -86,12 +91,8 @@ def locate_folder(spec: ModelSpec) -> Path | None:
     if spec.scheme == "folder":
         return Path(spec.place)
     if spec.scheme == "package":
-        distribution, _, inside = spec.place.partition("/")
-        try:
-            installed = Path(str(importlib.metadata.distribution(distribution).locate_file(inside)))
-        except importlib.metadata.PackageNotFoundError:
-            installed = Path()
-        return next((path for path in (installed, cache() / distribution) if main_file(path)), None)
+        kept = cache() / spec.place.partition("/")[0]
+        return next((path for path in (_installed(spec), kept) if path and main_file(path)), None)
     kept = cache() / "hub" / spec.place
     return kept if main_file(kept) else None
 

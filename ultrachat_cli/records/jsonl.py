@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 import orjson
 
@@ -59,6 +59,11 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
     except unreadable() as error:
         raise DataError(path, number, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def never(error: DataError) -> NoReturn:
+    """The `OnBad` of files in which no line may be bad."""
+    raise error
 
 
 def unreadable() -> tuple[type[Exception], ...]:
