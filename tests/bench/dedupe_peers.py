@@ -42,7 +42,7 @@ def rensa(source: Path, threshold: float) -> Iterator[bytes]:
     for number, (line, text) in enumerate(texts(source)):
         sketch = RMinHash(128, 42)
         sketch.update(list(shingles(text)))
-        if not index.get_duplicates(str(number), sketch):
+        if not index.is_duplicate(str(number), sketch):
             index.add(str(number), sketch)
             yield line
 

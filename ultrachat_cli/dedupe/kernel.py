@@ -181,7 +181,7 @@ def hashed(text: np.ndarray, ends: np.ndarray, kinds: np.ndarray, codes: np.ndar
         total += words(text, start, ends[i], kinds, codes, word[total:])
         word_ends[i] = total
         start = ends[i]
-    return word[:total].copy(), word_ends
+    return word[:total], word_ends
 
 
 @compiled
@@ -194,7 +194,7 @@ def rolled(word: np.ndarray, ends: np.ndarray, n: int) -> tuple[np.ndarray, np.n
         total += grams(word[start : ends[i]], ends[i] - start, n, gram[total:])
         gram_ends[i] = total
         start = ends[i]
-    return gram[:total].copy(), gram_ends
+    return gram[:total], gram_ends
 
 
 @compiled

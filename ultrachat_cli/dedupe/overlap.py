@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ultrachat_cli.dedupe import kernel, words
 from ultrachat_cli.dedupe.kernel import compiled
 
-_EMPTY = np.uint64(0)
-
 
 @dataclass(frozen=True)
 class Table:
     """n-grams of items, found by hash.
 
-    keys uint64[2^k]: open addressing, 0 = free; slots int32[2^k]: number of the distinct n-gram there;
-    postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a table of
-    distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits uint64[2^j]: a
-    filter (two bits an n-gram) that answers most misses from the processor's cache.
+    grams uint64[g]: the distinct ones; slots int32[2^k]: open addressing, the number in `grams` of what is there, or
+    -1; postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a
+    table of distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits
+    uint64[2^j]: a filter (two bits an n-gram) that answers most misses from the processor's cache.
     """
 
     n: int
-    keys: np.ndarray
+    grams: np.ndarray
     slots: np.ndarray
     first: np.ndarray
     items: np.ndarray
@@ -31,6 +30,14 @@ class Table:
     sizes: np.ndarray
     offsets: np.ndarray
     bits: np.ndarray
+
+    @cached_property
+    def scratch(self) -> tuple[np.ndarray, np.ndarray]:
+        """(stamps of all words or n-grams, counts of all items): made once a process, as large as the table itself.
+
+        Stamps are numbers that grow from search to search; the last one given is in the last place.
+        """
+        return np.zeros(max(int(self.offsets[-1]), len(self.first)) + 1, np.int64), np.zeros(len(self.sizes), np.int64)
 
     @classmethod
     def of(cls, text: np.ndarray, ends: np.ndarray, n: int, *, distinct: bool) -> Table:
@@ -40,14 +47,16 @@ class Table:
         gram, gram_ends = kernel.rolled(word, word_ends, n)
         sizes = np.diff(word_ends, prepend=0).astype(np.int32)
         flat, owners, places = laid_out(gram, gram_ends, sizes, n, distinct)
-        order = np.argsort(flat, kind="stable")
-        unique, first = np.unique(flat[order], return_index=True)
+        order = np.argsort(flat)
+        flat = flat[order]
+        first = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
+        unique = flat[first]
         room = 1 << max(4, int(np.ceil(np.log2(2 * len(unique) + 1))))
-        keys, slots = np.zeros(room, np.uint64), np.zeros(room, np.int32)
-        bits = np.zeros(1 << max(10, int(np.log2(len(unique) + 1)) - 3), np.uint64)
-        insert(unique, keys, slots, bits)
+        slots = np.full(room, -1, np.int32)
+        bits = np.zeros(1 << max(10, int(np.log2(len(unique) + 1)) - 2), np.uint64)
+        insert(unique, slots, bits)
         return cls(
-            n, keys, slots, np.append(first, len(flat)).astype(np.int64), owners[order], places[order],
+            n, unique, slots, np.append(first, len(flat)).astype(np.int64), owners[order], places[order],
             sizes, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), bits,
         )  # fmt: skip
 
@@ -88,31 +97,28 @@ def both(gram: np.uint64) -> np.uint64:
 
 
 @compiled
-def insert(unique: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> None:
+def insert(grams: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> None:
     """Put distinct n-gram hashes into the table and the filter."""
-    mask = np.uint64(len(keys) - 1)
-    for g in range(len(unique)):
-        at = unique[g] & mask
-        while keys[at] != _EMPTY:
+    mask = np.uint64(len(slots) - 1)
+    for g in range(len(grams)):
+        at = grams[g] & mask
+        while slots[at] >= 0:
             at = (at + np.uint64(1)) & mask
-        keys[at] = unique[g]
         slots[at] = g
-        bits[(unique[g] >> np.uint64(32)) & np.uint64(len(bits) - 1)] |= both(unique[g])
+        bits[(grams[g] >> np.uint64(32)) & np.uint64(len(bits) - 1)] |= both(grams[g])
 
 
 @compiled
-def find(gram: np.uint64, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> int:
+def find(gram: np.uint64, grams: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> int:
     """The number of an n-gram, or -1."""
     two = both(gram)
     if bits[(gram >> np.uint64(32)) & np.uint64(len(bits) - 1)] & two != two:
         return -1
-    mask = np.uint64(len(keys) - 1)
+    mask = np.uint64(len(slots) - 1)
     at = gram & mask
-    while keys[at] != _EMPTY:
-        if keys[at] == gram:
-            return int(slots[at])
+    while slots[at] >= 0 and grams[slots[at]] != gram:
         at = (at + np.uint64(1)) & mask
-    return -1
+    return int(slots[at])
 
 
 def search(
@@ -124,12 +130,12 @@ def search(
     """
     gram, gram_ends = kernel.rolled(word, word_ends, long.n)
     covered = cover(
-        gram, gram_ends, owners, long.n, long.keys, long.slots, long.bits, long.first, long.items, long.places,
-        long.sizes, long.offsets,
+        gram, gram_ends, owners, long.n, long.grams, long.slots, long.bits, long.first, long.items, long.places,
+        long.sizes, long.offsets, *long.scratch,
     )  # fmt: skip
     gram, gram_ends = kernel.rolled(word, word_ends, near.n)
-    alike = nearest(gram, gram_ends, owners, near.keys, near.slots, near.bits, near.first, near.items, near.sizes,
-                    similar)  # fmt: skip
+    alike = nearest(gram, gram_ends, owners, near.grams, near.slots, near.bits, near.first, near.items, near.sizes,
+                    similar, *near.scratch)  # fmt: skip
     return _merged(covered, alike)
 
 
@@ -148,20 +154,19 @@ def _merged(covered: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
 @compiled
 def cover(
-    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, keys: np.ndarray, slots: np.ndarray,
+    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, slots: np.ndarray,
     bits: np.ndarray, first: np.ndarray, items: np.ndarray, places: np.ndarray, sizes: np.ndarray,
-    offsets: np.ndarray,
+    offsets: np.ndarray, stamp: np.ndarray, count: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """float64[k, 3] of (dialogue, item, share of the item's words that lie in n-grams shared with the dialogue)."""
-    stamp = np.full(offsets[-1], -1, np.int64)
-    count = np.zeros(len(sizes), np.int64)
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
     found = many = start = 0
+    stamp[-1] += 1
     for turn in range(len(ends)):
-        owner = owners[turn]
+        owner, now = owners[turn], stamp[-1]
         for i in range(start, ends[turn]):
-            g = find(gram[i], keys, slots, bits)
+            g = find(gram[i], grams, slots, bits)
             if g < 0:
                 continue
             for p in range(first[g], first[g + 1]):
@@ -171,8 +176,8 @@ def cover(
                     many += 1
                 base = offsets[item] + places[p]
                 for at in range(base, base + n):
-                    if stamp[at] != owner:
-                        stamp[at] = owner
+                    if stamp[at] != now:
+                        stamp[at] = now
                         count[item] += 1
         start = ends[turn]
         if turn + 1 == len(ends) or owners[turn + 1] != owner:
@@ -186,13 +191,14 @@ def cover(
                 count[item] = 0
                 found += 1
             many = 0
+            stamp[-1] += 1
     return out[:found].copy()
 
 
 @compiled
 def nearest(
-    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, keys: np.ndarray, slots: np.ndarray, bits: np.ndarray,
-    first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float,
+    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, grams: np.ndarray, slots: np.ndarray, bits: np.ndarray,
+    first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float, seen: np.ndarray, count: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """float64[k, 3] of (dialogue, item, Jaccard similarity of a turn and the item), similarities >= similar only.
 
@@ -204,15 +210,15 @@ def nearest(
         most = max(most, sizes[item])
     strange_most = most * (1 - similar) / similar
     strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; two in one place count once, to be safe
-    seen = np.full(len(first), -1, np.int64)
-    count = np.zeros(len(sizes), np.int64)
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
     found = start = 0
     for turn in range(len(ends)):
         many = strange = 0
+        seen[-1] += 1
+        now = seen[-1]
         for i in range(start, ends[turn]):
-            g = find(gram[i], keys, slots, bits)
+            g = find(gram[i], grams, slots, bits)
             if g < 0:
                 place = gram[i] & np.uint64(4095)
                 if strangers[place] != turn:
@@ -221,9 +227,9 @@ def nearest(
                     if strange > strange_most:
                         break
                 continue
-            if seen[g] == turn:
+            if seen[g] == now:
                 continue
-            seen[g] = turn
+            seen[g] = now
             for p in range(first[g], first[g + 1]):
                 if count[items[p]] == 0:
                     touched[many] = items[p]
