@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ultrachat_cli import __version__, errors
-from ultrachat_cli.commands import config, data, dedupe, explore, generate, models
+from ultrachat_cli.commands import config, data, dedupe, explore, generate, models, train
 
 app = typer.Typer(
     name="ultrachat",
@@ -23,6 +23,7 @@ app.command("generate", no_args_is_help=False)(generate.generate)
 app.command("dedupe", cls=dedupe.Variadic)(dedupe.dedupe)
 app.add_typer(data.app, name="data")
 app.command("explore", no_args_is_help=True)(explore.explore)
+app.command("train", no_args_is_help=True)(train.train)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

@@ -11,8 +11,8 @@ class Progress(Protocol):
     def stage(self, what: str, total: int, unit: str) -> None:
         """A new stage begins: `total` units of work lie before it (0: unknown)."""
 
-    def advance(self, units: int = 1) -> None:
-        """So much of the stage is done."""
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """So much of the stage is done; `note`: what there is to tell of it."""
 
     def say(self, line: str) -> None:
         """A notice worth keeping on the screen."""
@@ -35,7 +35,7 @@ class Silent:
     def stage(self, what: str, total: int, unit: str) -> None:
         """Nothing to show."""
 
-    def advance(self, units: int = 1) -> None:
+    def advance(self, units: int = 1, note: str = "") -> None:
         """Nothing to show."""
 
     def say(self, line: str) -> None:

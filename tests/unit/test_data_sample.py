@@ -11,8 +11,9 @@ import orjson
 import pytest
 
 from tests.commands.checks import rows
-from ultrachat_cli.data import ids, merge, sample
+from ultrachat_cli.data import merge, sample
 from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.records import ids
 
 Record = dict[str, Any]
 

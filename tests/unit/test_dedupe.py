@@ -13,12 +13,12 @@ import orjson
 import pytest
 
 from tests.unit.test_dedupe_kernel import WORDS, jaccard
-from ultrachat_cli import config
-from ultrachat_cli.dedupe import blocks, near, run, workers
+from ultrachat_cli import config, workers
+from ultrachat_cli.dedupe import near, run
 from ultrachat_cli.dedupe.outcome import Report
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.errors import ConfigError
-from ultrachat_cli.records import files
+from ultrachat_cli.records import blocks, files
 
 Record = dict[str, Any]
 
@@ -243,10 +243,10 @@ def divide(task: int, job: int) -> float:
 
 
 def test_a_process_that_fails_fails_the_job() -> None:
-    with pytest.raises(ZeroDivisionError), workers.pool(2, 6) as spread:
+    with pytest.raises(ZeroDivisionError), workers.pool(2, 6, "tests.unit.test_dedupe") as spread:
         list(spread(divide, [1, 0, 2]))
 
 
 def test_processes_share_the_work() -> None:
-    with workers.pool(2, 60) as spread:
+    with workers.pool(2, 60, "tests.unit.test_dedupe") as spread:
         assert sorted(spread(divide, range(1, 7))) == [10, 12, 15, 20, 30, 60]

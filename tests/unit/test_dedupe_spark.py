@@ -22,8 +22,9 @@ import pytest
 from tests.conftest import Ultrachat
 from tests.unit.test_dedupe import dedupe, invented, write
 from tests.unit.test_dedupe_kernel import WORDS
-from ultrachat_cli.dedupe import blocks, settings, spark, stars
+from ultrachat_cli.dedupe import settings, spark, stars
 from ultrachat_cli.errors import ConfigError, MissingExtra, UltraError
+from ultrachat_cli.records import blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas")
 JAVA = "-XX:TieredStopAtLevel=1"  # what runs for seconds is better not optimised

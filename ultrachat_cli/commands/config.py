@@ -12,26 +12,25 @@ if TYPE_CHECKING:
     from ultrachat_cli.config import Frozen
 
 app = typer.Typer(help="List, show and check configs.", no_args_is_help=True)
-AREAS = ("generate", "dedupe", "explore")
+AREAS = {
+    "generate": "generate.settings:GenerateConfig",
+    "dedupe": "dedupe.settings:DedupeConfig",
+    "train": "train.settings:TrainConfig",
+    "explore": "explore.settings:ExploreConfig",
+}
 
 
 def _model(area: str) -> type[Frozen]:
+    from importlib import import_module
+
     from ultrachat_cli.errors import ConfigError
     from ultrachat_cli.registry import did_you_mean
 
-    if area == "generate":
-        from ultrachat_cli.generate.settings import GenerateConfig
-
-        return GenerateConfig
-    if area == "dedupe":
-        from ultrachat_cli.dedupe.settings import DedupeConfig
-
-        return DedupeConfig
-    if area == "explore":
-        from ultrachat_cli.explore.settings import ExploreConfig
-
-        return ExploreConfig
-    raise ConfigError(f"unknown config area '{area}'{did_you_mean(area, AREAS)}", f"areas: {', '.join(AREAS)}")
+    if area not in AREAS:
+        raise ConfigError(f"unknown config area '{area}'{did_you_mean(area, AREAS)}", f"areas: {', '.join(AREAS)}")
+    module, _, name = AREAS[area].partition(":")
+    found: type[Frozen] = getattr(import_module(f"ultrachat_cli.{module}"), name)
+    return found
 
 
 @app.command("ls")

@@ -20,6 +20,7 @@ class Shown:
         self._quiet = quiet
         self._bars = Progress(
             TextColumn("{task.description:<12}"), BarColumn(40), _Done(), TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
             console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
         )  # fmt: skip
         self._task: Task | None = None
@@ -36,18 +37,19 @@ class Shown:
         """A new stage begins."""
         if self._task is not None:
             self._bars.remove_task(self._task.id)
-        number = self._bars.add_task(what, total=total or None, unit=unit)
+        number = self._bars.add_task(what, total=total or None, unit=unit, note="")
         self._task = next(task for task in self._bars.tasks if task.id == number)
         self._what, self._unit, self._total, self._done = what, unit, total, 0
 
-    def advance(self, units: int = 1) -> None:
+    def advance(self, units: int = 1, note: str = "") -> None:
         """Move the bar; without a terminal, a line every half minute."""
         self._done += units
         if self._task is not None:
-            self._bars.advance(self._task.id, units)
+            self._bars.update(self._task.id, advance=units, note=note or self._task.fields["note"])
         if not self._console.is_terminal and time.monotonic() - self._said > _PLAIN_EVERY:
             self._said = time.monotonic()
-            self.say(f"{self._what}: {self._done:,}{f' of {self._total:,}' if self._total else ''} {self._unit}")
+            total = f" of {self._total:,}" if self._total else ""
+            self.say(f"{self._what}: {self._done:,}{total} {self._unit}{note and '  ' + note}")
 
     def say(self, line: str) -> None:
         """One notice."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from ultrachat_cli.data import judge, page, tokens
-from ultrachat_cli.data.ids import digest
 from ultrachat_cli.data.judge import ASPECTS, JudgeSettings
 from ultrachat_cli.data.mtld import mtld
 from ultrachat_cli.data.report import ALL, Columns, Report, histograms, row
@@ -23,6 +22,7 @@ from ultrachat_cli.models import embeddings, gguf_tokenizer, specs, weights
 from ultrachat_cli.progress import Progress, Silent, say_bad_line
 from ultrachat_cli.records import files
 from ultrachat_cli.records.dialogue import Dialogue
+from ultrachat_cli.records.ids import digest
 
 EMBEDDING = "minilm-static"
 NONE = "none"

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ultrachat_cli.data.ids import Seen
 from ultrachat_cli.errors import ConfigError, DataError
 from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records import files
 from ultrachat_cli.records.dialogue import FIELDS, KEYS, Shape, parse, role, speaker
+from ultrachat_cli.records.ids import Seen
 
 _STEP = 64  # records between two moves of the progress bar
 Fault = tuple[str, str]

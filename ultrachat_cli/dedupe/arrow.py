@@ -11,8 +11,8 @@ import numpy as np
 
 from ultrachat_cli.dedupe import near, pairs, scan
 from ultrachat_cli.dedupe.bands import Bands
-from ultrachat_cli.dedupe.blocks import Lines
 from ultrachat_cli.dedupe.kernel import BINS
+from ultrachat_cli.records.blocks import Lines
 
 if TYPE_CHECKING:
     from pyspark import Broadcast  # type: ignore[import-not-found, import-untyped, unused-ignore]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ultrachat_cli.dedupe import kernel
-from ultrachat_cli.dedupe.blocks import Block
 from ultrachat_cli.dedupe.scan import Scanned
 from ultrachat_cli.errors import DataError
+from ultrachat_cli.records.blocks import Block
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _START = np.uint64(0xCBF29CE484222325)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-_ROLL = np.uint64(0xD6E8FEB86659FD93)
+ROLL = np.uint64(0xD6E8FEB86659FD93)
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -106,13 +106,13 @@ def grams(word: np.ndarray, count: int, n: int, out: np.ndarray) -> int:
     size = min(n, count)
     power = np.uint64(1)
     for _ in range(size - 1):
-        power *= _ROLL
+        power *= ROLL
     rolling = np.uint64(0)
     for i in range(size):
-        rolling = rolling * _ROLL + word[i]
+        rolling = rolling * ROLL + word[i]
     out[0] = mix(rolling)
     for i in range(size, count):
-        rolling = (rolling - word[i - size] * power) * _ROLL + word[i]
+        rolling = (rolling - word[i - size] * power) * ROLL + word[i]
         out[i - size + 1] = mix(rolling)
     return count - size + 1
 

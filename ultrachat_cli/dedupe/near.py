@@ -14,10 +14,10 @@ import orjson
 
 from ultrachat_cli.dedupe import kernel, pairs, words
 from ultrachat_cli.dedupe.bands import Bands
-from ultrachat_cli.dedupe.blocks import Lines
 from ultrachat_cli.dedupe.scan import texts
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.progress import Progress
+from ultrachat_cli.records.blocks import Lines
 from ultrachat_cli.records.dialogue import parse
 
 _TASK = 2000  # texts a process takes at a time

@@ -12,13 +12,13 @@ import numpy as np
 import orjson
 
 from ultrachat_cli.config import Loaded
-from ultrachat_cli.dedupe.blocks import Lines, Source, copy
 from ultrachat_cli.dedupe.clusters import STAGES, Clusters
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.decontaminate import Benchmark
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records import files, jsonl, manifest
+from ultrachat_cli.records.blocks import Lines, Source, copy
 from ultrachat_cli.records.dialogue import parse
 
 CONTAMINATED = "contamination"

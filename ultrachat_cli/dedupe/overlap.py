@@ -1,4 +1,8 @@
-"""The compiled search for n-grams of many items in many texts (see `decontaminate`)."""
+"""The compiled search for n-grams of many items in many texts (see `decontaminate`).
+
+n-grams of the texts are hashed as they are looked up, as `kernel.grams` does it: whoever changes that, or `mix`,
+changes this file too, or the compiler's cache keeps the old ones in here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from ultrachat_cli.dedupe import kernel, words
-from ultrachat_cli.dedupe.kernel import compiled
+from ultrachat_cli.dedupe.kernel import ROLL, compiled, mix
+from ultrachat_cli.dedupe.kernel import grams as rolled
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,12 @@ def search(
 
     Turn i ends with word word_ends[i] and belongs to dialogue owners[i] (ascending). Lower similarities are 0.
     """
-    gram, gram_ends = kernel.rolled(word, word_ends, long.n)
     covered = cover(
-        gram, gram_ends, owners, long.n, long.grams, long.slots, long.bits, long.first, long.items, long.places,
+        word, word_ends, owners, long.n, long.grams, long.slots, long.bits, long.first, long.items, long.places,
         long.sizes, long.offsets, *long.scratch,
     )  # fmt: skip
-    gram, gram_ends = kernel.rolled(word, word_ends, near.n)
-    alike = nearest(gram, gram_ends, owners, near.grams, near.slots, near.bits, near.first, near.items, near.sizes,
-                    similar, *near.scratch)  # fmt: skip
+    alike = nearest(word, word_ends, owners, near.n, near.grams, near.slots, near.bits, near.first, near.items,
+                    near.sizes, similar, *near.scratch)  # fmt: skip
     return _merged(covered, alike)
 
 
@@ -154,7 +157,7 @@ def _merged(covered: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
 @compiled
 def cover(
-    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, slots: np.ndarray,
+    word: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, slots: np.ndarray,
     bits: np.ndarray, first: np.ndarray, items: np.ndarray, places: np.ndarray, sizes: np.ndarray,
     offsets: np.ndarray, stamp: np.ndarray, count: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
@@ -163,10 +166,18 @@ def cover(
     out = np.empty((1024, 3))
     found = many = start = 0
     stamp[-1] += 1
+    power = np.uint64(1)
+    for _ in range(n - 1):
+        power *= ROLL
     for turn in range(len(ends)):
         owner, now = owners[turn], stamp[-1]
-        for i in range(start, ends[turn]):
-            g = find(gram[i], grams, slots, bits)
+        rolling = np.uint64(0)
+        for i in range(start, min(start + n - 1, ends[turn])):
+            rolling = rolling * ROLL + word[i]
+        for i in range(start + n - 1, ends[turn]):
+            rolling = rolling * ROLL + word[i]
+            g = find(mix(rolling), grams, slots, bits)
+            rolling -= word[i - n + 1] * power
             if g < 0:
                 continue
             for p in range(first[g], first[g + 1]):
@@ -197,8 +208,9 @@ def cover(
 
 @compiled
 def nearest(
-    gram: np.ndarray, ends: np.ndarray, owners: np.ndarray, grams: np.ndarray, slots: np.ndarray, bits: np.ndarray,
-    first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float, seen: np.ndarray, count: np.ndarray,
+    word: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, slots: np.ndarray,
+    bits: np.ndarray, first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float, seen: np.ndarray,
+    count: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """float64[k, 3] of (dialogue, item, Jaccard similarity of a turn and the item), similarities >= similar only.
 
@@ -209,6 +221,8 @@ def nearest(
     for item in range(len(sizes)):
         most = max(most, sizes[item])
     strange_most = most * (1 - similar) / similar
+    enough = int(2 * strange_most) + 2 * n  # words that most often tell
+    gram = np.empty(len(word) + 1, np.uint64)
     strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; two in one place count once, to be safe
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
@@ -217,7 +231,17 @@ def nearest(
         many = strange = 0
         seen[-1] += 1
         now = seen[-1]
-        for i in range(start, ends[turn]):
+        size = ends[turn] - start
+        read = min(size, enough)
+        total = rolled(word[start : start + read], read, n, gram)
+        i = -1
+        while True:
+            i += 1
+            if i == total:
+                if read == size:
+                    break
+                read = size
+                total = rolled(word[start : ends[turn]], size, n, gram)
             g = find(gram[i], grams, slots, bits)
             if g < 0:
                 place = gram[i] & np.uint64(4095)
@@ -242,7 +266,7 @@ def nearest(
                 strange <= strange_most and count[item] >= similar * sizes[item]
             ):  # else the union is too large whatever the turn holds
                 if distinct < 0:
-                    distinct = len(np.unique(gram[start : ends[turn]]))
+                    distinct = len(np.unique(gram[:total]))
                 jaccard = count[item] / (sizes[item] + distinct - count[item])
                 if jaccard >= similar:
                     if found == len(out):

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
+from ultrachat_cli import workers
 from ultrachat_cli.config import Loaded
-from ultrachat_cli.dedupe import blocks, corpus, decontaminate, near, scan, workers
+from ultrachat_cli.dedupe import corpus, decontaminate, near, scan
 from ultrachat_cli.dedupe.bands import Bands
-from ultrachat_cli.dedupe.blocks import Block
 from ultrachat_cli.dedupe.clusters import Clusters, equal, ranking
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.decontaminate import Benchmark
@@ -23,11 +23,12 @@ from ultrachat_cli.dedupe.outcome import Outcome, Report
 from ultrachat_cli.dedupe.scan import Scanned
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.dedupe.work import Work
-from ultrachat_cli.dedupe.workers import Spread
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.machine import cores
 from ultrachat_cli.progress import Progress, Silent
-from ultrachat_cli.records import files, jsonl
+from ultrachat_cli.records import blocks, files, jsonl
+from ultrachat_cli.records.blocks import Block
+from ultrachat_cli.workers import Spread
 
 _SMALL = 8 << 20  # bytes: starting processes takes longer than the work
 
@@ -97,7 +98,7 @@ def _engine(job: Job, cut: list[Block], inputs: list[Path], work: Work, progress
         return
     size = sum(block.end - block.start for block in cut)
     processes = 1 if size < _SMALL else min(job.config.processes or cores(), len(cut))
-    with workers.pool(processes, job) as spread:
+    with workers.pool(processes, job, "ultrachat_cli.dedupe.warm") as spread:
         yield Local(job, cut, inputs, work, spread, progress)
 
 

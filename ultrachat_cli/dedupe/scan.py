@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 
 from ultrachat_cli.dedupe import kernel, words
-from ultrachat_cli.dedupe.blocks import Block
 from ultrachat_cli.dedupe.decontaminate import Benchmark
 from ultrachat_cli.dedupe.settings import DedupeConfig, Scope
+from ultrachat_cli.records.blocks import Block
 from ultrachat_cli.records.dialogue import Dialogue, parse
 
 _BATCH = 256  # dialogues a call of the kernel

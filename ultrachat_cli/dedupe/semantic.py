@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ultrachat_cli.dedupe.blocks import Lines
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.scan import texts
 from ultrachat_cli.dedupe.settings import DedupeConfig
@@ -21,6 +20,7 @@ from ultrachat_cli.dedupe.work import Work
 from ultrachat_cli.errors import MissingExtra
 from ultrachat_cli.models import embeddings
 from ultrachat_cli.progress import Progress
+from ultrachat_cli.records.blocks import Lines
 from ultrachat_cli.records.dialogue import parse
 
 EXACT = 100_000

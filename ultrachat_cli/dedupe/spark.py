@@ -29,13 +29,13 @@ import numpy as np
 
 from ultrachat_cli.dedupe import arrow, corpus, settings, stars
 from ultrachat_cli.dedupe.bands import Bands
-from ultrachat_cli.dedupe.blocks import Block
 from ultrachat_cli.dedupe.clusters import equal
 from ultrachat_cli.dedupe.corpus import Corpus
 from ultrachat_cli.dedupe.scan import Scanned
 from ultrachat_cli.dedupe.work import Work
 from ultrachat_cli.errors import ConfigError, MissingExtra, UltraError
 from ultrachat_cli.progress import Progress
+from ultrachat_cli.records.blocks import Block
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession  # type: ignore[import-not-found, import-untyped, unused-ignore]

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from ultrachat_cli.dedupe import blocks
-from ultrachat_cli.dedupe.blocks import Source
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.progress import Progress
-from ultrachat_cli.records import files, jsonl
+from ultrachat_cli.records import blocks, files, jsonl
+from ultrachat_cli.records.blocks import Source
 from ultrachat_cli.records.lock import FolderLock
 
 _KEY = "key.json"

@@ -14,6 +14,8 @@ from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.models import formats
 
 OPENAI = "https://api.openai.com/v1"
+FACTS = "ultrachat.json"
+"""Beside weights that were trained here: their registry entry."""
 
 
 class Price(Frozen):
@@ -122,12 +124,16 @@ def resolve(name: str, *, base_url: str | None = None) -> ModelSpec:
     if scheme == "hf" and place:
         return ModelSpec(name=place, source=name)
     path = Path(name)
+    if name and (path / "config.json").is_file():
+        from ultrachat_cli.models import folders
+
+        return folders.of_folder(path)
     if path.suffix == ".gguf" or (name and path.is_dir()):
         return ModelSpec(name=path.stem, source=f"gguf:{_gguf(path)}")
     near = registry.did_you_mean(name, known())
     raise ConfigError(
         f"unknown model '{name}'{near}",
-        "'ultrachat models ls' lists names; a .gguf file, hf:org/name/file.gguf or openai:NAME works too; "
+        "'ultrachat models ls' lists names; a folder, a .gguf file, hf:org/name/file.gguf or openai:NAME works too; "
         "for a model served elsewhere add --base-url",
     )
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -26,13 +25,17 @@ class Spread(Protocol):
 
 
 @contextmanager
-def pool(processes: int, job: object) -> Iterator[Spread]:
-    """Work by `processes` processes, or by this one where that is 1. `do` is a function of a module."""
+def pool(processes: int, job: object, preload: str) -> Iterator[Spread]:
+    """Work by `processes` processes, or by this one where that is 1. `do` is a function of a module.
+
+    `preload`: a module that is imported once, in the process that the others are forked from; it may start no thread.
+    """
     if processes == 1:
         yield lambda do, tasks: (do(task, job) for task in tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(os.getpid(), job))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(job,))
     with _broken_pipes_raise():
         try:
             yield lambda do, tasks: _spread(executor, do, tasks, 3 * processes)
@@ -72,15 +75,15 @@ def _spread(executor: ProcessPoolExecutor, do: Callable[[T, Any], R], tasks: Ite
             yield future.result()
 
 
-def _begin(parent: int, job: Any) -> None:
+def _begin(job: Any) -> None:
     """A worker leaves Ctrl-C to its parent, and does not outlive it."""
     global _job
     _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

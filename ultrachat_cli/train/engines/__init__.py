@@ -1,0 +1,1 @@
+"""What runs the model: torch FSDP2, BMTrain, or accelerate."""

@@ -1,0 +1,104 @@
+"""Several processes on one command: torch's elastic launcher, one agent a node."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ultrachat_cli.errors import INCOMPLETE, INTERRUPTED, UltraError
+from ultrachat_cli.train import processes
+from ultrachat_cli.train.settings import Launch
+
+LOGS = "logs"
+_GRACE = 600  # seconds for a checkpoint after SIGTERM
+_TAIL = 15  # lines of a dead process's log that are shown
+
+
+class Stopped(Exception):
+    """The processes ended with this exit code, having said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def here(launch: Launch) -> int:
+    """Processes of this node."""
+    if processes.gpus_wanted(launch):
+        import torch
+
+        return launch.gpus or torch.cuda.device_count()
+    return launch.processes or 1
+
+
+def needed(launch: Launch) -> bool:
+    """Whether this process is to start others, and is none of them."""
+    return not processes.launched() and here(launch) * launch.nodes > 1
+
+
+def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
+    """Run `ultrachat ARGUMENTS` in all processes; returns when all have ended well.
+
+    Rank 0 shares this terminal, the others write to `<folder>/logs`. Raises `Stopped`, and `UltraError` for a process
+    that died, with the end of its log.
+    """
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    count = here(launch)
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    single = launch.nodes == 1
+    first_here = launch.node_rank == 0
+    quiet = {local: Std.ALL for local in range(count) if local or not first_here}
+    settings = LaunchConfig(
+        launch.nodes, launch.nodes, count,
+        run_id=uuid.uuid4().hex if single else "ultrachat",
+        rdzv_backend="c10d",
+        rdzv_endpoint=launch.rdzv_endpoint or "localhost:0",
+        rdzv_configs={} if single else {"is_host": first_here},
+        max_restarts=0,
+        shutdown_timeout=_GRACE,
+        logs_specs=DefaultLogsSpecs(str(folder / LOGS), redirects=quiet),
+    )  # fmt: skip
+    try:
+        elastic_launch(settings, sys.executable)("-m", "ultrachat_cli", *arguments)
+    except SignalException as error:
+        raise Stopped(INTERRUPTED) from error
+    except ChildFailedError as error:
+        _told(error)
+    except (RuntimeError, OSError) as error:
+        raise UltraError(
+            f"the processes could not be started: {str(error).splitlines()[0]}",
+            "give another --rdzv-endpoint if the port is taken",
+        ) from error
+
+
+def _told(error: Any) -> None:
+    """What the first process that failed died of."""
+    codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+    if INTERRUPTED in codes.values():
+        raise Stopped(INTERRUPTED) from error
+    if set(codes.values()) == {INCOMPLETE}:
+        raise Stopped(INCOMPLETE) from error
+    rank, failure = min(error.failures.items(), key=lambda pair: pair[1].timestamp)
+    if rank == 0 and failure.exitcode > 0:
+        raise Stopped(failure.exitcode) from error
+    cause = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+    log = Path(str(getattr(failure, "error_file", "")))
+    raise UltraError(
+        f"process {rank} {cause}{_tail(log.parent)}",
+        "--resume goes on from the newest checkpoint; if memory ran out, lower micro_batch",
+    ) from error
+
+
+def _tail(folder: Path) -> str:
+    for name in ("stderr.log", "stdout.log"):
+        path = folder / name
+        if path.is_file() and (text := path.read_text(errors="replace").strip()):
+            return "; the end of its log:\n" + "\n".join(text.splitlines()[-_TAIL:])
+    return ""

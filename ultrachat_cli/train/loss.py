@@ -1,0 +1,66 @@
+"""Cross-entropy of the learned tokens only, straight from hidden states: the full logits never exist.
+
+The gradient is worked out with the loss, a chunk of tokens at a time (the idea of Liger's fused linear cross-entropy,
+arXiv:2410.10989), so each chunk's logits are made once and dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ultrachat_cli.train.batches import IGNORED
+
+_CHUNK = 1024  # tokens whose logits are in memory at once
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int) -> torch.Tensor:
+        wanted = hidden.requires_grad or weight.requires_grad
+        grad_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
+        grad_weight = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if weight.requires_grad else None
+        )
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(labels), chunk):
+            part, goal = hidden[start : start + chunk], labels[start : start + chunk, None]
+            logits = (part @ weight.T).float()
+            largest = logits.max(1, keepdim=True).values
+            right = logits.gather(1, goal)
+            probabilities = logits.sub_(largest).exp_()
+            norm = probabilities.sum(1, keepdim=True)
+            total += (norm.log() + largest - right).sum()
+            if wanted:
+                probabilities.div_(norm)
+                probabilities.scatter_add_(1, goal, torch.full_like(right, -1.0))
+                slope = probabilities.to(weight.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[start : start + chunk] = slope @ weight
+                if grad_weight is not None:
+                    grad_weight += slope.T @ part
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_type = weight.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * upstream.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * upstream).to(ctx.weight_type)
+        return grad_hidden, grad_weight, None, None
+
+
+def summed(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = _CHUNK) -> torch.Tensor:
+    """The summed loss, float32 scalar: hidden [t, d], weight [v, d] (the LM head), labels int64[t] (-100: not learned).
+
+    Worked out and differentiable once; zero where nothing is learned.
+    """
+    learned = (labels != IGNORED).nonzero()[:, 0]
+    found: torch.Tensor = _Summed.apply(hidden[learned], weight, labels[learned], chunk)  # type: ignore[no-untyped-call]
+    return found

@@ -1,0 +1,151 @@
+"""A causal language model as training needs it: loss of the learned tokens from packed documents.
+
+Weights are read from safetensors (or .bin through `weights_only`) one tensor at a time, so that no process ever holds
+more than its own part and one whole tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from ultrachat_cli.errors import UltraError
+from ultrachat_cli.train import attention, loss
+from ultrachat_cli.train.batches import Batch
+
+
+class Learner(nn.Module):
+    """A transformers model whose forward is the summed loss of a batch; `model` keeps the names of its weights."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor | None, documents: torch.Tensor,
+        longest: int,
+    ) -> torch.Tensor:  # fmt: skip
+        """ids, positions, labels int64[t], documents int32[d + 1] -> loss, float32 scalar; logits [v] of what follows
+        the last token where there are no labels.
+        """
+        out = self.model.get_decoder()(
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, documents=documents, longest=longest
+        )
+        hidden: torch.Tensor = out.last_hidden_state[0]
+        head: torch.Tensor = self.model.get_output_embeddings().weight
+        return hidden[-1] @ head.T if labels is None else loss.summed(hidden, head, labels)
+
+
+def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """The arguments of `Learner.forward`."""
+    bounds = [0, *batch.ends.tolist()]
+    return {
+        "ids": torch.from_numpy(batch.ids).to(device, non_blocking=True),
+        "positions": torch.from_numpy(batch.positions).to(device, non_blocking=True),
+        "labels": torch.from_numpy(batch.labels).to(device, non_blocking=True),
+        "documents": torch.tensor(bounds, dtype=torch.int32, device=device),
+        "longest": max(b - a for a, b in pairwise(bounds)),
+    }
+
+
+def empty(folder: Path, vocabulary: int) -> Any:
+    """The model of a folder without its weights (parameters on the meta device, buffers real).
+
+    `vocabulary`: rows of the embedding, if more than the folder's. `UltraError` for a folder that is no model, or one
+    whose attention cannot be replaced.
+    """
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UltraError(f"{folder}: not a model: {str(error).splitlines()[0]}") from error
+    config.vocab_size = max(config.vocab_size, vocabulary)
+    config.use_cache = False
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, attn_implementation=attention.register(), dtype=torch.float32
+            )
+    except (ValueError, ImportError) as error:
+        raise UltraError(
+            f"{folder}: model type {config.model_type} cannot be trained by this engine: {str(error).splitlines()[0]}",
+            "LLaMA-family models can; for others use --engine accelerate",
+        ) from error
+    model.tie_weights()
+    return model
+
+
+class Stored:
+    """The tensors of a model folder by name, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = _files(folder)
+        self._bin: tuple[Path, dict[str, torch.Tensor]] | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path = self._files[name]
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                tensor: torch.Tensor = file.get_tensor(name)
+                return tensor
+        if self._bin is None or self._bin[0] != path:  # mapped, not read
+            self._bin = path, torch.load(path, "cpu", mmap=True, weights_only=True)
+        return self._bin[1][name]
+
+    def rows(self, name: str, start: int, end: int) -> torch.Tensor:
+        """Rows [start, end) only."""
+        path = self._files[name]
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                found: torch.Tensor = file.get_slice(name)[start:end]
+                return found
+        return self[name][start:end]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The file of each tensor. `UltraError` when there is none."""
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).is_file():
+            return {n: folder / f for n, f in json.loads((folder / index).read_text())["weight_map"].items()}
+    if (path := folder / "model.safetensors").is_file():
+        with safe_open(path, "pt") as file:
+            return dict.fromkeys(file.keys(), path)
+    if (path := folder / "pytorch_model.bin").is_file():
+        return dict.fromkeys(torch.load(path, "cpu", mmap=True, weights_only=True), path)
+    raise UltraError(f"{folder}: no weights", "model.safetensors, its shards with an index, or pytorch_model.bin")
+
+
+def parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter once (tied ones under the first name)."""
+    yield from model.named_parameters(remove_duplicate=True)
+
+
+def rows_for(stored: Stored, name: str, shape: torch.Size, start: int, end: int) -> torch.Tensor:
+    """Rows [start, end) of a stored parameter of this shape; rows that are not stored are the mean of those that are.
+
+    New tokens so begin as the average token, as the original did for <pad>. `UltraError`: missing or misshapen.
+    """
+    if name not in stored:
+        raise UltraError(f"weights: {name} is missing", "the folder is incomplete, or not of this kind of model")
+    if not shape:
+        return stored[name]
+    found = stored.rows(name, start, end)
+    if found.shape[1:] != shape[1:]:
+        raise UltraError(f"weights: {name} has shape {[..., *found.shape[1:]]}, the config says {list(shape)}")
+    missing = end - start - len(found)
+    if missing > 0:
+        mean = stored[name].float().mean(0, keepdim=True).to(found.dtype)
+        found = torch.cat([found, mean.expand(missing, *mean.shape[1:])])
+    return found

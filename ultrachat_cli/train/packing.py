@@ -1,0 +1,66 @@
+"""Rows of at most `length` tokens filled with whole examples, and the order in which they are seen.
+
+Everything follows from (seed, epoch): every process computes the same plan and takes its own rows from it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def best_fit(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best-fit decreasing: each example goes to the fullest row that still has room for it.
+
+    lengths int[n], each at most `length`. Returns (order int64[n], ends int64[rows]): row r holds the examples
+    order[ends[r - 1] : ends[r]]. Rows with the same free room are kept in a stack, and one bit a size in a large
+    integer tells which sizes there are, so an example takes constant time.
+    """
+    free: list[list[int]] = [[] for _ in range(length + 1)]
+    there = 0
+    rows: list[list[int]] = []
+    order = np.argsort(-lengths, kind="stable")
+    for example, need in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        fits = there >> need
+        if fits:
+            room = need + (fits & -fits).bit_length() - 1
+            row = free[room].pop()
+            if not free[room]:
+                there &= ~(1 << room)
+        else:
+            room, row = length, len(rows)
+            rows.append([])
+        rows[row].append(example)
+        if room - need:
+            free[room - need].append(row)
+            there |= 1 << (room - need)
+    flat = np.array([example for row in rows for example in row], np.int64)
+    return flat, np.cumsum([len(row) for row in rows], dtype=np.int64)
+
+
+def drawn(sizes: list[int], weights: list[float], seed: int, epoch: int) -> np.ndarray:
+    """int64: the examples of an epoch, in random order; set i has sizes[i] of them and is seen weights[i] times.
+
+    A share of a set is a new random one in each epoch.
+    """
+    draw = np.random.default_rng([seed, epoch])
+    parts: list[np.ndarray] = []
+    first = 0
+    for size, weight in zip(sizes, weights, strict=True):
+        whole, share = divmod(weight, 1)
+        every = np.arange(first, first + size)
+        parts += [every] * int(whole)
+        parts.append(draw.permutation(size)[: round(share * size)] + first)
+        first += size
+    return draw.permutation(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+
+def plan(
+    lengths: np.ndarray, examples: np.ndarray, length: int, *, packed: bool, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(order, ends) as `best_fit`, of these examples of an epoch; the rows in random order."""
+    if not packed:
+        return examples, np.arange(1, len(examples) + 1)
+    order, ends = best_fit(lengths[examples], length)
+    rows = np.split(examples[order], ends[:-1])
+    shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(rows))
+    return np.concatenate([rows[r] for r in shuffled]), np.cumsum([len(rows[r]) for r in shuffled], dtype=np.int64)

@@ -1,0 +1,76 @@
+"""The processes of a run: who this one is, and the group they form."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+from ultrachat_cli.errors import ConfigError, UltraError
+from ultrachat_cli.machine import cores
+from ultrachat_cli.train.settings import Launch
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among all: rank of world, and what it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that speaks and writes."""
+        return self.rank == 0
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, ours or another) started this process as one of several."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def join(launch: Launch) -> Place:
+    """Form or enter the process group. `ConfigError` for GPUs that are not there, `UltraError` when it fails."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if gpus_wanted(launch):
+        if local >= torch.cuda.device_count():
+            raise ConfigError(f"--gpus: process {local} has no GPU of its own", "start as many processes as GPUs")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(max(1, cores() // here))
+    patience = timedelta(seconds=launch.timeout)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        if launched():
+            dist.init_process_group(backend, timeout=patience)
+        else:
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UltraError(
+            f"the {world} processes did not find each other: {reason}",
+            "another run may hold the port: give another --rdzv-endpoint, or MASTER_PORT under your own torchrun",
+        ) from error
+    return Place(rank, world, device)
+
+
+def gpus_wanted(launch: Launch) -> bool:
+    """Whether the run is to use GPUs. `ConfigError` when more are asked for than there are."""
+    there = torch.cuda.device_count()
+    if launch.gpus is not None and launch.gpus > there:
+        raise ConfigError(f"--gpus: {launch.gpus} asked for, {there} found", "--gpus 0 trains on the CPU")
+    return there > 0 and launch.gpus != 0 and launch.processes is None
+
+
+def leave() -> None:
+    """Out of the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
