@@ -22,11 +22,21 @@ from ultrachat_cli.train.batches import Batch
 
 
 class Learner(nn.Module):
-    """A transformers model whose forward is the summed loss of a batch; `model` keeps the names of its weights."""
+    """A transformers model whose forward is the summed loss of a batch; `model` keeps the names of its weights.
 
-    def __init__(self, model: Any) -> None:
+    With `computed_in` bf16, matrix products and attention are in bf16 while the residual stream, norms and the loss are
+    in fp32, as under autocast with fp32 weights: the residual in bf16 costs accuracy and saves little.
+    """
+
+    def __init__(self, model: Any, computed_in: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model
+        self._computed_in = computed_in
+        if computed_in is not None:
+            for layer in model.get_decoder().layers:
+                for name, module in layer.named_children():
+                    if "norm" in name:  # cast once, not by every product that reads it
+                        module.register_forward_hook(lambda _, __, out: out.to(computed_in))
 
     def forward(
         self, ids: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor | None, documents: torch.Tensor,
@@ -35,11 +45,14 @@ class Learner(nn.Module):
         """ids, positions, labels int64[t], documents int32[d + 1] -> loss, float32 scalar; logits [v] of what follows
         the last token where there are no labels.
         """
-        out = self.model.get_decoder()(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, documents=documents, longest=longest
-        )
-        hidden: torch.Tensor = out.last_hidden_state[0]
+        embedded = self.model.get_input_embeddings()(ids[None])
+        with torch.autocast(ids.device.type, self._computed_in, enabled=self._computed_in is not None):
+            out = self.model.get_decoder()(
+                inputs_embeds=embedded.float(), position_ids=positions[None], use_cache=False,
+                documents=documents, longest=longest,
+            )  # fmt: skip
         head: torch.Tensor = self.model.get_output_embeddings().weight
+        hidden: torch.Tensor = out.last_hidden_state[0].to(head.dtype)
         return hidden[-1] @ head.T if labels is None else loss.summed(hidden, head, labels)
 
 

@@ -47,7 +47,7 @@ class Fsdp:
             whole = adapters.add(whole, config.lora)
         if config.activation_checkpointing:
             whole.gradient_checkpointing_enable({"use_reentrant": False})
-        self.learner = model.Learner(whole).train()
+        self.learner = model.Learner(whole, _TYPES[config.precision]).train()
         self._shard(_TYPES[config.precision])
         self._fill(model.Stored(folder))
         if compiled:
@@ -64,7 +64,7 @@ class Fsdp:
 
     def _shard(self, computed_in: torch.dtype | None) -> None:
         mesh = init_device_mesh(self.place.device.type, (self.place.world,))
-        policy = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=torch.float32)
+        policy = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in self.learner.model.get_decoder().layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(self.learner, mesh=mesh, mp_policy=policy)
