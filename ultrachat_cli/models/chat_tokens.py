@@ -1,24 +1,26 @@
 """Conversations as token ids, with a mark on those that are learned: the one way into every model.
 
 A conversation is cut where learning begins and ends, and the pieces are tokenized one by one: so a prompt has the same
-ids when the model learns as when it is asked to go on. Words that spell a special token stay words.
+ids when the model learns as when it is asked to go on. Words that spell a special token stay words: such tokens come
+from the format alone.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 
-from ultrachat_cli.errors import ConfigError, MissingExtra, UltraError
-from ultrachat_cli.models import formats
+from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.models import chat_templates, formats, text_tokens
+from ultrachat_cli.models.chat_templates import ChatTemplate
 from ultrachat_cli.models.formats import FORMATS, TOKENIZER, Part
+from ultrachat_cli.models.text_tokens import Run, TextTokenizer
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -28,13 +30,6 @@ class Encoded(NamedTuple):
 
     ids: np.ndarray
     learn: np.ndarray
-
-
-class _Piece(NamedTuple):
-    text: str
-    learn: bool
-    literal: bool
-    """Whether special tokens in the text are mere text."""
 
 
 @dataclass(frozen=True)
@@ -49,69 +44,51 @@ class ChatTokenizer:
     format: str
 
     def __post_init__(self) -> None:
-        if self.format != TOKENIZER and self.format not in FORMATS:
-            raise ConfigError(f"format: unknown chat format '{self.format}' (use {', '.join(FORMATS)}, {TOKENIZER})")
         if self.format == TOKENIZER:
-            if not self._template_there:
-                raise ConfigError(
-                    f"format: {self.folder} has no chat template",
-                    f"name one: --format {', '.join(FORMATS)}",
-                )
+            self._check_template()
             return
+        if self.format not in FORMATS:
+            raise ConfigError(f"format: unknown chat format '{self.format}' (use {', '.join(FORMATS)}, {TOKENIZER})")
         end = FORMATS[self.format].assistant[1].strip()
         if len(self.tokens(end)) != 1:
             raise ConfigError(
                 f"format: {self.format} ends an answer with {end}, which is not one token of {self.folder}",
                 "use the format the model was made for, or `tokenizer` for the template shipped with it",
             )
+        if FORMATS[self.format].bos and self.bos is None:
+            raise ConfigError(
+                f"format: {self.format} begins with a BOS token, and {self.folder}/tokenizer_config.json names none",
+                "name it there as bos_token, or use another format",
+            )
+
+    def _check_template(self) -> None:
+        if not self.settings.get("chat_template"):
+            raise ConfigError(f"format: {self.folder} has no chat template", f"name one: --format {', '.join(FORMATS)}")
+        try:
+            self._template  # noqa: B018
+        except ValueError as error:
+            raise ConfigError(f"format: {self.folder}: {error}", f"--format {', '.join(FORMATS)}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "format": self.format}
 
     @cached_property
-    def _template_there(self) -> bool:
-        return (self.folder / "chat_template.jinja").is_file() or bool(self.settings.get("chat_template"))
-
-    @cached_property
     def settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json says."""
-        path = self.folder / "tokenizer_config.json"
-        return dict(orjson.loads(path.read_bytes())) if path.is_file() else {}
+        """What tokenizer_config.json says, and the chat template."""
+        return chat_templates.settings(self.folder)
 
     @cached_property
     def backend(self) -> Any:
         """The `tokenizers.Tokenizer`."""
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise MissingExtra("tokenizing", "tokenizers", "train") from error
-        path = self.folder / "tokenizer.json"
-        if path.is_file():
-            loaded = Tokenizer.from_file(str(path))
-        else:  # LLaMA of 2023 ships a SentencePiece model only
-            loaded = _converted(self.folder)
-        loaded.no_truncation()
-        loaded.no_padding()
-        return loaded
+        return text_tokens.load(self.folder)
 
     @cached_property
-    def _literal(self) -> Any:
-        """The same tokenizer, for which special tokens are text like any other."""
-        from tokenizers import Tokenizer
-
-        twin = Tokenizer.from_str(self.backend.to_str())
-        twin.encode_special_tokens = True
-        return twin
+    def _texts(self) -> TextTokenizer:
+        return TextTokenizer(self.backend, "" if self.format == TOKENIZER else formats.skeleton(self.format))
 
     @cached_property
-    def _special(self) -> re.Pattern[str]:
-        known = [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
-        return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))) or r"(?!)")
-
-    @cached_property
-    def _adds_space(self) -> bool:
-        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
-        return bool(self.backend.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581"))
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.settings, self._texts.special)
 
     @cached_property
     def vocabulary(self) -> int:
@@ -131,13 +108,12 @@ class ChatTokenizer:
     @cached_property
     def end(self) -> int | None:
         """Id of the token that ends an answer: where generation stops."""
-        if self.format == TOKENIZER:
-            return self.eos
-        return int(self.tokens(FORMATS[self.format].assistant[1].strip())[0])
+        if self.format != TOKENIZER:
+            return int(self.tokens(FORMATS[self.format].assistant[1].strip())[0])
+        return int(self.backend.token_to_id(self._template.end)) if self._template.end else self.eos
 
     def _named(self, name: str) -> int | None:
         token = self.settings.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
         found = self.backend.token_to_id(token) if token else None
         return None if found is None else int(found)
 
@@ -147,126 +123,69 @@ class ChatTokenizer:
 
     def prompt(self, messages: Messages) -> list[int]:
         """Ids of a conversation up to where the assistant's next turn begins."""
-        return [int(n) for n in self.encode([[*messages, {"role": "assistant", "content": ""}]], open_end=True)[0].ids]
+        opened = [*messages, {"role": "assistant", "content": ""}]
+        found: list[int] = self.encode([opened], open_end=True)[0].ids.tolist()
+        return found
 
     def encode(self, conversations: Sequence[Messages], *, open_end: bool = False) -> list[Encoded]:
         """Ids and learn mask of each. `ValueError` for messages that the format cannot hold.
 
         `open_end`: the last message only opens its turn.
         """
-        pieces = [self._pieces(messages, open_end) for messages in conversations]
-        texts = [piece for parts in pieces for piece in parts]
-        ids = self._ids(texts)
+        runs = [self._runs(messages, open_end) for messages in conversations]
+        ids = self._texts.ids([run for own in runs for run in own])
+        bos = [self.bos] if self.bos is not None and self.format != TOKENIZER and FORMATS[self.format].bos else []
         found: list[Encoded] = []
         at = 0
-        for parts in pieces:
-            own = ids[at : at + len(parts)]
-            at += len(parts)
-            start = [self.bos] if self._begins_with_bos else []
-            learn = np.repeat([False, *(p.learn for p in parts)], [len(start), *map(len, own)])
-            flat = [*start, *(token for part in own for token in part)]
-            found.append(Encoded(np.array(flat, np.int32), learn))
+        for own in runs:
+            mine = [bos, *ids[at : at + len(own)]]
+            at += len(own)
+            learn = np.repeat([False, *(run.learn for run in own)], list(map(len, mine)))
+            found.append(Encoded(np.fromiter(chain.from_iterable(mine), np.int32, len(learn)), learn))
         return found
 
-    @cached_property
-    def _begins_with_bos(self) -> bool:
-        return self.format != TOKENIZER and FORMATS[self.format].bos and self.bos is not None
-
-    def _ids(self, pieces: list[_Piece]) -> list[list[int]]:
-        ids = [
-            found.ids for found in self.backend.encode_batch_fast([p.text for p in pieces], add_special_tokens=False)
-        ]
-        for n, piece in enumerate(pieces):
-            if piece.literal:
-                ids[n] = self._literal.encode(piece.text, add_special_tokens=False).ids
-        return ids
-
-    def _pieces(self, messages: Messages, open_end: bool) -> list[_Piece]:
+    def _runs(self, messages: Messages, open_end: bool) -> list[Run]:
+        """A conversation cut at special tokens and where learning begins and ends; piecewise, at messages too."""
         if self.format == TOKENIZER:
-            parts, piecewise = self._template_parts(messages, open_end), False
+            parts, piecewise = self._template.parts(messages, open_end), False
         else:
             parts, piecewise = formats.parts(self.format, messages), FORMATS[self.format].piecewise
             if open_end:
                 parts[-1] = Part(parts[-1].before, "", "", "", "", False)
-        pieces: list[_Piece] = []
+        texts = self._texts
+        runs: list[Run] = []
+        text, learned, fixed = "", False, True
+
+        def cut() -> None:
+            nonlocal text, fixed
+            if text:
+                fresh = not runs or (runs[-1].token is not None and texts.adds_space_after_tokens)
+                runs.append(Run(text, learned, not texts.adds_space or piecewise or fresh, fixed))
+            text, fixed = "", True
+
         for part in parts:
-            own = [_Piece(part.before, False, False)]
-            if self._special.search(part.content):
-                own += [_Piece(part.lead, part.learn, False), _Piece(part.content, part.learn, True)]
-                own.append(_Piece(part.after, part.learn, False))
-            else:
-                own.append(_Piece(part.lead + part.content + part.after, part.learn, False))
-            own.append(_Piece(part.tail, False, False))
-            first = len(pieces)
-            for piece in own:
-                last = pieces[-1] if len(pieces) > (first if piecewise else 0) else None
-                if last and (last.learn, last.literal, piece.literal) == (piece.learn, False, False):
-                    pieces[-1] = _Piece(last.text + piece.text, piece.learn, False)
-                elif piece.text:
-                    pieces.append(piece)
-        if self._adds_space and not piecewise:  # the tokenizer puts the space there itself
-            pieces = [p._replace(text=p.text.removeprefix(" ")) if n else p for n, p in enumerate(pieces)]
-        return pieces
-
-    @cached_property
-    def _template(self) -> Any:
-        try:
-            from transformers import AutoTokenizer
-        except ImportError as error:
-            raise MissingExtra("the chat template shipped with the weights", "transformers", "train") from error
-        return AutoTokenizer.from_pretrained(self.folder)
-
-    def _template_parts(self, messages: Messages, open_end: bool) -> list[Part]:
-        """The template's text, cut at what anybody says. `ValueError` where the template rewrites what is said."""
-        spoken = messages[:-1] if open_end else messages
-        whole = self._rendered(spoken, open_end)
-        eos = str(self._template.eos_token or "")
-        found: list[Part] = []
-        at = 0
-        for n, message in enumerate(spoken):
-            learn = message["role"] == "assistant"
-            if learn and not whole.startswith(self._rendered(spoken[:n], True)):
-                raise ValueError("the chat template rewrites earlier turns; name a format instead")
-            start = len(self._rendered(spoken[:n], True)) if learn else at
-            content = message["content"] if whole.find(message["content"], start) >= 0 else message["content"].strip()
-            place = whole.find(content, start)
-            if place < 0:
-                raise ValueError("the chat template alters what is said; name a format instead")
-            end = place + len(content)
-            if not learn:
-                found.append(Part(whole[at:place], "", content, "", "", False))
-                at = end
-                continue
-            ending = whole.find(eos, end) if eos else -1
-            stop = ending + len(eos) if ending >= 0 and not whole[end:ending].strip() else end
-            found.append(Part(whole[at:start], whole[start:place], content, whole[end:stop], "", True))
-            at = stop
-        if whole[at:]:
-            found.append(Part(whole[at:], "", "", "", "", False))
-        return found
-
-    def _rendered(self, messages: Messages, open_role: bool) -> str:
-        if not messages:
-            return ""
-        from jinja2 import TemplateError
-
-        try:
-            return str(
-                self._template.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=open_role)
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template refuses it: {error}") from error
-
-
-def _converted(folder: Path) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise MissingExtra(f"the tokenizer of {folder}", "transformers", "train") from error
-    try:
-        return AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        raise UltraError(f"{folder}: no tokenizer: {error}", "tokenizer.json or tokenizer.model is expected") from error
+            if piecewise:
+                cut()
+            for said, learn, words in (
+                (part.before, False, False), (part.lead, part.learn, False), (part.content, part.learn, True),
+                (part.after, part.learn, False), (part.tail, False, False),
+            ):  # fmt: skip
+                if not said:
+                    continue
+                if learn != learned:
+                    cut()
+                    learned = learn
+                if words:
+                    text, fixed = text + said, False
+                    continue
+                for piece, token in texts.split(said):
+                    if token is None:
+                        text += piece
+                    else:
+                        cut()
+                        runs.append(Run(piece, learn, False, True, token))
+        cut()
+        return runs
 
 
 def stretches(encoded: Encoded) -> list[tuple[int, int]]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
-from ultrachat_cli.errors import MissingExtra, UltraError
+from ultrachat_cli.errors import MissingExtra, RunLocked, UltraError
 from ultrachat_cli.models import weights
 from ultrachat_cli.models.specs import FACTS, ModelSpec
 from ultrachat_cli.records import jsonl
+from ultrachat_cli.records.lock import FolderLock
 
 Say = Callable[[str], None]
+_POLL = 0.2  # seconds between two looks whether another process is done
 
 
 def locate(spec: ModelSpec) -> Path | None:
@@ -32,16 +38,49 @@ def obtain(spec: ModelSpec, say: Say = lambda _: None) -> Path:
 
     Raises `UltraError` for a model that is none of these, or that cannot be fetched; `MissingExtra`.
     """
+    return locate(spec) or _made(spec, _kept(spec), say, weights_too=True)
+
+
+def tokenizer(spec: ModelSpec, say: Say = lambda _: None) -> Path:
+    """A folder with the same tokenizer, without fetching or rewriting weights for it; raises as `obtain`."""
     if (found := locate(spec)) is not None:
         return found
-    if spec.embedded:
-        return _from_gguf(spec, weights.obtain(spec, say), say)
-    if spec.scheme != "hf":
+    kept = weights.cache() / "tokenizers" / _kept(spec).relative_to(weights.cache())
+    return kept if (kept / "config.json").is_file() else _made(spec, kept, say, weights_too=False)
+
+
+def _made(spec: ModelSpec, target: Path, say: Say, *, weights_too: bool) -> Path:
+    if not spec.embedded and spec.scheme != "hf":
         raise UltraError(
             f"model {spec.name}: {spec.source} has no weights that can be loaded here",
             "name a folder in transformers' layout, hf:org/name, or a .gguf file",
         )
-    return _from_hub(spec, say)
+    with alone(target.with_name(f"{target.name}.lock"), say, f"{spec.name} is fetched or rewritten by another process"):
+        if not (target / "config.json").is_file():
+            if spec.embedded:
+                _from_gguf(spec, weights.obtain(spec, say), target, say, weights_too=weights_too)
+            else:
+                _from_hub(spec, target, say, weights_too=weights_too)
+    return target
+
+
+@contextmanager
+def alone(folder: Path, say: Say, busy: str) -> Iterator[None]:
+    """One process at a time works under the lock in `folder`; the others wait for it, which `busy` tells once."""
+    told = False
+    while True:
+        try:
+            lock = FolderLock(folder)
+            break
+        except RunLocked:
+            if not told:
+                say(f"{busy}; waiting")
+                told = True
+            time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def facts(spec: ModelSpec, **changed: Any) -> bytes:
@@ -68,18 +107,20 @@ def _kept(spec: ModelSpec) -> Path:
     return weights.cache() / "hub" / spec.place
 
 
-def _from_hub(spec: ModelSpec, say: Say) -> Path:
+def _from_hub(spec: ModelSpec, target: Path, say: Say, *, weights_too: bool) -> None:
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise MissingExtra(f"model {spec.name}", "huggingface_hub", "hub") from error
     say(f"fetching {spec.name} from {spec.source}")
+    wanted = ["*.json", "*.jinja", "tokenizer*"]
     try:
-        names = HfApi().list_repo_files(spec.place)
-        kind = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
-        wanted = ["*.json", "*.jinja", "tokenizer*", kind]
-        return Path(snapshot_download(spec.place, local_dir=_kept(spec), allow_patterns=wanted))
+        if weights_too:
+            wanted.append(_weights(HfApi().list_repo_files(spec.place)))
+        # config.json comes last: with it the folder counts as complete
+        snapshot_download(spec.place, local_dir=target, allow_patterns=wanted, ignore_patterns=["config.json"])
+        snapshot_download(spec.place, local_dir=target, allow_patterns=["config.json"])
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UltraError(
@@ -88,42 +129,73 @@ def _from_hub(spec: ModelSpec, say: Say) -> Path:
         ) from error
 
 
-def _from_gguf(spec: ModelSpec, gguf: Path, say: Say) -> Path:
-    """bf16 safetensors and a tokenizer from a GGUF file, once."""
+def _weights(names: Sequence[str]) -> str:
+    """Which files of a repository hold the weights as transformers loads them; some have them twice."""
+    patterns = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
+    return next((pattern for pattern in patterns if fnmatch.filter(names, pattern)), "*.bin")
+
+
+def _from_gguf(spec: ModelSpec, gguf: Path, target: Path, say: Say, *, weights_too: bool) -> None:
+    """A tokenizer and, if wanted, bf16 safetensors from a GGUF file, once."""
     try:
-        import torch
-        from safetensors.torch import save_file
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingExtra(f"loading {spec.name} for training", "torch and transformers", "train") from error
-    say(f"{spec.name}: rewriting {gguf.name} for training, once")
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    target = _kept(spec)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    what = f"rewriting {gguf.name} for training" if weights_too else f"taking the tokenizer out of {gguf.name}"
+    say(f"{spec.name}: {what}, once")
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name, "model")
         folder.mkdir()
         try:
-            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            with _quiet():
+                AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+                if weights_too:
+                    _rewrite(gguf, folder)
+                else:
+                    (folder / "config.json").write_bytes(b"{}\n")  # there is no model, and the folder is complete
         except (OSError, ValueError) as error:
             raise UltraError(f"{gguf}: cannot be loaded for training: {error}") from error
-        config = model.config
-        del config.quantization_config
-        config.dtype = torch.bfloat16
-        tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-        state = {
-            key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items() if key not in tied
-        }
-        save_file(state, folder / "model.safetensors", {"format": "pt"})
-        config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
         (folder / FACTS).write_bytes(facts(spec, name=spec.name))
         try:
             shutil.rmtree(target, ignore_errors=True)
             folder.replace(target)
         except OSError as error:
             raise jsonl.unwritable(target, error) from error
-    return target
+
+
+def _rewrite(gguf: Path, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = model.config
+    del config.quantization_config
+    config.dtype = torch.bfloat16
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    state = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items() if key not in tied}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    # safetensors makes files for their owner alone
+    (folder / "model.safetensors").chmod((folder / "tokenizer.json").stat().st_mode)
+    config.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without notices and bars, one of which is tqdm's own."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging as notices
+
+    gguf: Any = modeling_gguf_pytorch_utils
+    logging: Any = notices
+    verbosity, bars, bar = logging.get_verbosity(), logging.is_progress_bar_enabled(), gguf.tqdm
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    gguf.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        gguf.tqdm = bar
+        if bars:
+            logging.enable_progress_bar()

@@ -156,6 +156,12 @@ def text(name: str, messages: Sequence[Mapping[str, str]], open_role: str = "") 
     return "".join(piece for piece, _ in render(name, messages, open_role))
 
 
+def skeleton(name: str) -> str:
+    """All that a format puts around texts."""
+    roles = ("system", "user", "assistant", "user", "assistant")
+    return text(name, [{"role": role, "content": ""} for role in roles])
+
+
 def stop(name: str) -> list[str]:
     """Where a raw completion in this format ends: the end token, and a turn of the other side."""
     chat_format = FORMATS[name]

@@ -25,7 +25,8 @@ def attend(
     On a GPU one variable-length flash kernel; elsewhere a call of scaled_dot_product_attention a document.
     """
     grouped = query.shape[1] != key.shape[1]
-    if query.is_cuda:
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary factors may have made them fp32
+    if query.is_cuda and value.dtype in (torch.bfloat16, torch.float16):  # flash knows no other
         from torch.nn.attention.varlen import varlen_attn
 
         flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))

@@ -90,7 +90,7 @@ class Examples:
 
 def held_out(tokens: Tokens, share: float, seed: int) -> np.ndarray:
     """bool[n]: whether an example belongs to the validation set; all parts of a dialogue fall on the same side."""
-    mixed = tokens.keys ^ np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = tokens.keys ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return (mixed >> np.uint64(11)).astype(np.float64) < share * 2.0**53
@@ -115,7 +115,11 @@ class Plan:
         self.accumulation = config.batch // per_micro
         whole, share = divmod(config.epochs, 1)
         epochs = int(whole) + (share > 0)
-        self._rows = [len(self._epoch(epoch)[1]) for epoch in range(epochs)]  # of each epoch
+        first = len(self._epoch(0)[1])
+        if all(weight % 1 == 0 for weight in self._weights):  # every epoch has the same examples, so as many rows
+            self._rows = [first] * epochs
+        else:
+            self._rows = [first, *(len(self._epoch(epoch)[1]) for epoch in range(1, epochs))]
         if share:
             self._rows[-1] = max(1, round(self._rows[-1] * share))
         self._row_ends = np.cumsum(self._rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from ultrachat_cli.errors import UltraError
+from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.train import processes
 from ultrachat_cli.train.settings import EngineName, TrainConfig
 
@@ -29,6 +29,8 @@ def engine(config: TrainConfig) -> tuple[EngineName, str]:
         return "fsdp", "torch's own, for any machine"
     if not processes.gpus_wanted(config.launch):
         return "fsdp", "the config asks for BMTrain, which needs a GPU"
+    if config.lora.rank:
+        return "fsdp", "the config asks for BMTrain, which has no LoRA"
     if importlib.util.find_spec("bmtrain") is None:
         return "fsdp", "the config asks for BMTrain, which is not installed (make bmtrain)"
     return "bmtrain", "the config asks for it, it is installed, and there is a GPU"
@@ -38,6 +40,8 @@ def compiled(config: TrainConfig, plan: Plan, place: Place, cost: Cost) -> bool:
     """Whether compiling pays; see `TrainConfig.compile`."""
     if config.compile != "auto":
         return config.compile == "on"
+    if engine(config)[0] in ("bmtrain", "accelerate"):
+        return False
     if place.device.type == "cuda":
         return True
     tokens = plan.tokens * config.epochs
@@ -60,4 +64,27 @@ def built(
         from ultrachat_cli.train.engines.fsdp import Fsdp
 
         return Fsdp(prepared.folder, prepared.vocabulary, config, place, compiled=compiled)
-    raise UltraError(f"engine {name} is not there yet", "use --engine fsdp")
+    if name == "bmtrain":
+        from ultrachat_cli.train.engines.bmtrain import BMTrain
+
+        if place.device.type != "cuda":
+            raise ConfigError("engine bmtrain computes on GPUs only", "--engine fsdp trains on the CPU")
+        return BMTrain(prepared.folder, prepared.vocabulary, config, place, compiled=compiled)
+    from ultrachat_cli.train.engines.accelerated import Accelerated
+
+    _check_positions(prepared)
+    return Accelerated(prepared.folder, prepared.vocabulary, config, place, compiled=compiled)
+
+
+def _check_positions(prepared: Prepared) -> None:
+    """`ConfigError` for an example longer than a model with a table of positions (GPT-2, GPT-J) can hold."""
+    from transformers import AutoConfig
+
+    told = AutoConfig.from_pretrained(prepared.folder)
+    most = getattr(told, "max_position_embeddings", None)
+    sets = [one for one in (prepared.train, prepared.held) if one is not None and len(one)]
+    longest = max(int(one.lengths.max()) for one in sets)
+    if most and longest > most and getattr(told, "rope_parameters", None) is None:
+        raise ConfigError(
+            f"max_length: an example has {longest} tokens, the model has places for {most}", f"--max-length {most}"
+        )

@@ -12,7 +12,7 @@ import torch
 from ultrachat_cli.machine import cores
 from ultrachat_cli.train import processes
 from ultrachat_cli.train.batches import Plan
-from ultrachat_cli.train.flops import Cost
+from ultrachat_cli.train.flops import Cost, inner_size
 from ultrachat_cli.train.prepare import Prepared, summary
 from ultrachat_cli.train.settings import TrainConfig
 
@@ -79,7 +79,7 @@ def memory(config: TrainConfig, prepared: Prepared, cost: Cost, world: int, engi
 
     told = AutoConfig.from_pretrained(prepared.folder)
     hidden, layers = told.hidden_size, told.num_hidden_layers
-    inner = getattr(told, "intermediate_size", None) or 4 * hidden
+    inner = inner_size(told)
     tied = bool(getattr(told, "tie_word_embeddings", False))
     weights = cost.inner + cost.head * (1 if tied else 2)
     width = 2 if config.precision != "fp32" else 4
@@ -87,15 +87,17 @@ def memory(config: TrainConfig, prepared: Prepared, cost: Cost, world: int, engi
     layer = hidden * (12 * width + 8) + 4 * inner * width
     tokens = config.micro_batch * config.max_length
     kept = tokens * (layers * hidden * width + layer) if config.activation_checkpointing else tokens * layers * layer
-    gathered = width * (2 * cost.inner / layers + cost.head * (1 if tied else 2))
+    gathered: float = width * (2 * cost.inner / layers + cost.head * (1 if tied else 2))
     logits = min(1024, tokens) * told.vocab_size * 12 + 4 * cost.head
+    if engine == "accelerate":  # all in each process, and a copy to compute with
+        world, gathered = 1, width * weights if width < 4 else 0
     if engine == "bmtrain":
         state, gradients = (2 if config.offload else 14), 2
     else:
         state, gradients = 12, 4
     parts = {
         "weights and optimizer": state * weights / world, "gradients": gradients * weights / world,
-        "gathered": float(gathered), "activations": float(kept), "logits": float(logits),
+        "gathered": gathered, "activations": float(kept), "logits": float(logits),
     }  # fmt: skip
     sizes = {name: round(size / 2**30, 3) for name, size in parts.items()}
     return {**sizes, "total": round(sum(sizes.values()), 3)}

@@ -69,15 +69,15 @@ def _shortened(
     spoken = messages[len(head) :]
     rounds = [spoken[n : n + 2] for n in range(0, len(spoken), 2)]
     alone = [len(one.ids) for one in tokenizer.encode([[*head, *turns] for turns in rounds])]
-    fixed = len(tokenizer.encode([head])[0].ids) if head else 0
+    again = (sum(alone) - len(whole.ids)) // max(1, len(rounds) - 1)  # tokens of a round alone, of its place none
     start = 0
     while start < len(rounds):
         end, total = start + 1, alone[start]
-        while end < len(rounds) and total + alone[end] - fixed <= rules.max_length:
-            total += alone[end] - fixed
+        while end < len(rounds) and total + alone[end] - again <= rules.max_length:
+            total += alone[end] - again
             end += 1
         chunk = _joined(head, rounds[start:end], tokenizer)
-        while len(chunk.ids) > rules.max_length and end > start + 1:  # what stands between rounds counts too
+        while len(chunk.ids) > rules.max_length and end > start + 1:  # the estimate was too low
             end -= 1
             chunk = _joined(head, rounds[start:end], tokenizer)
         if len(chunk.ids) > rules.max_length:
@@ -100,11 +100,16 @@ def _turns(
     """One example for each assistant turn: half of the room for what came before (its end), half for the answer."""
     room = rules.max_length // 2
     ends = [n + 1 for n, message in enumerate(messages) if message["role"] == "assistant"]
-    for example in tokenizer.encode([messages[:end] for end in ends]):
-        start = stretches(example)[-1][0]
+    for end, example in zip(ends, tokenizer.encode([messages[:end] for end in ends]), strict=True):
+        learned = stretches(example)
+        said = messages[end - 1]["content"].strip()
+        if not learned or (not said and learned[-1][0] < len(tokenizer.prompt(messages[: end - 1]))):
+            counts["nothing to learn"] += 1  # an empty answer in a format without an end token
+            continue
+        start, over = learned[-1]
         first, stop = max(0, start - room), min(len(example.ids), start + room)
         counts["beginnings cut"] += first > 0
-        counts["answers cut"] += stop < len(example.ids)
+        counts["answers cut"] += stop < over
         learn = np.zeros(stop - first, np.bool_)
-        learn[start - first :] = True
+        learn[start - first : over - first] = True
         yield Encoded(example.ids[first:stop], learn)

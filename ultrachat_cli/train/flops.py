@@ -29,12 +29,12 @@ class Cost:
 
     @classmethod
     def of(cls, config: Any) -> Cost:
-        """From a transformers config of the LLaMA family."""
+        """From a transformers config; as of the LLaMA family (a gated MLP) where it names `intermediate_size`."""
         hidden, heads = config.hidden_size, config.num_attention_heads
         size = getattr(config, "head_dim", None) or hidden // heads
         grouped = getattr(config, "num_key_value_heads", None) or heads
         layers = config.num_hidden_layers
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        inner = inner_size(config)
         gated = 3 if hasattr(config, "intermediate_size") else 2
         layer = hidden * size * (2 * heads + 2 * grouped) + gated * hidden * inner
         return cls(layers * layer, hidden * config.vocab_size, layers * heads * size)
@@ -54,6 +54,13 @@ class Cost:
         """Share of the GPUs' peak; None on a CPU or an unknown GPU."""
         peak = peak_of(place.device)
         return flops / seconds / (peak * place.world) if peak else None
+
+
+def inner_size(config: Any) -> int:
+    """Width of a layer's MLP; GPT-2 and GPT-J name it n_inner, or not at all where it is 4 times the model's."""
+    return int(
+        getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * int(config.hidden_size)
+    )
 
 
 def peak_of(device: torch.device) -> float | None:

@@ -19,11 +19,19 @@ import venv
 from importlib.util import find_spec
 from pathlib import Path
 
-from ultrachat_cli.errors import UltraError
+from ultrachat_cli.errors import MissingExtra, UltraError
 
 VERSION = "1.0.1"
 _SHA256 = "45ac59e2e9fb10ca7aab2647fbe19d99ed22d1a7ecd27fdc35c31ab4fa562bfb"
 _TOOLS = ["setuptools", "wheel", "pybind11", "cmake>3.27", "ninja"]
+_TRIAL = """
+import torch, bmtrain
+from bmtrain.loss._function import has_inf_nan
+if torch.cuda.is_available():
+    found = torch.zeros(1, dtype=torch.uint8, device="cuda")[0]
+    has_inf_nan(torch.full((8,), float("inf"), dtype=torch.half, device="cuda"), found)
+    assert found.item() == 1, "its kernels do not run on this GPU"
+"""
 _COMMON = ["70", "75", "80", "86", "89", "90", "100", "120"]  # V100 to Blackwell: built for where no GPU is in sight
 
 
@@ -67,44 +75,50 @@ def gpus_to_build_for(nvcc: Path) -> list[str]:
 
 
 def compiler() -> Path:
-    """nvcc: of CUDACXX, CUDA_HOME, the path, or /usr/local/cuda. Raises `UltraError`."""
-    named = os.environ.get("CUDACXX") or shutil.which("nvcc")
-    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
-    found = Path(named) if named and "CUDA_HOME" not in os.environ else home / "bin" / "nvcc"
-    if os.environ.get("CUDACXX"):
-        found = Path(os.environ["CUDACXX"])
+    """nvcc: that of CUDACXX, of CUDA_HOME, of the path, of /usr/local/cuda. Raises `UltraError`."""
+    home = os.environ.get("CUDA_HOME")
+    named = os.environ.get("CUDACXX") or (f"{home}/bin/nvcc" if home else shutil.which("nvcc"))
+    found = Path(named or "/usr/local/cuda/bin/nvcc")
     if not found.is_file():
         raise UltraError(
             f"no CUDA compiler: {found} is not there",
-            "install the CUDA toolkit (developer.nvidia.com/cuda-downloads), or name it: CUDACXX=/path/nvcc make bmtrain",
+            "install the CUDA toolkit (developer.nvidia.com/cuda-downloads), or name it: CUDACXX=.../nvcc make bmtrain",
         )
     return found
 
 
-def nccl() -> Path:
-    """The folder that holds include/nccl.h and lib/libnccl.so.2: NCCL_ROOT_DIR's, the one torch came with, the system's.
-
-    Raises `UltraError`.
-    """
+def nccl() -> tuple[Path, Path]:
+    """The folders of nccl.h and libnccl.so.2: under NCCL_ROOT_DIR, with torch, or the system's. Raises `UltraError`."""
     places = [Path(os.environ["NCCL_ROOT_DIR"])] if "NCCL_ROOT_DIR" in os.environ else []
     spec = find_spec("nvidia")
     places += [Path(folder) / "nccl" for folder in (spec.submodule_search_locations or [] if spec else [])]
-    places += [Path("/usr"), Path("/usr/local")]
-    for place in places:
-        libraries = [place / "lib", place / "lib64", *place.glob("lib/*-linux-gnu")]
-        if (place / "include" / "nccl.h").is_file() and any((lib / "libnccl.so.2").exists() for lib in libraries):
-            return place
+    for place in [*places, Path("/usr/local"), Path("/usr")]:
+        for libraries in (place / "lib", place / "lib64", *place.glob("lib/*-linux-gnu")):
+            if (place / "include" / "nccl.h").is_file() and (libraries / "libnccl.so.2").exists():
+                return place / "include", libraries
     raise UltraError(
-        "no NCCL: nccl.h and libnccl.so.2 are neither with torch nor in the system",
-        "install torch with CUDA (pip install torch), or NCCL (pip install nvidia-nccl-cu12), or set NCCL_ROOT_DIR",
+        "no NCCL: nccl.h and libnccl.so.2 came neither with torch nor with the system",
+        "install torch for CUDA (pip install torch), or NCCL (pip install nvidia-nccl-cu12), or set NCCL_ROOT_DIR",
     )
+
+
+def check_torch() -> None:
+    """`UltraError` where torch has no CUDA: BMTrain could be built, but not used."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("BMTrain", "torch", "train") from error
+    if torch.version.cuda is None:
+        raise UltraError("the torch of this environment is for the CPU only", "pip install --force-reinstall torch")
 
 
 def build(folder: Path) -> Path:
     """A wheel in `folder`. Raises `UltraError`; nothing of this environment is changed."""
-    nvcc, library = compiler(), nccl()
+    nvcc, (headers, libraries) = compiler(), nccl()
     gpus = gpus_to_build_for(nvcc)
-    print(f"BMTrain {VERSION} for compute capability {', '.join(gpus)}, with {nvcc} and NCCL in {library}", flush=True)
+    print(
+        f"BMTrain {VERSION} for compute capability {', '.join(gpus)}, with {nvcc} and NCCL in {libraries}", flush=True
+    )
     unpacked = source(folder)
     listed = unpacked / "CMakeLists.txt"
     listed.write_text(for_gpus(listed.read_text(encoding="utf-8"), gpus), encoding="utf-8")
@@ -112,29 +126,33 @@ def build(folder: Path) -> Path:
     venv.create(tools, with_pip=True)
     python = str(tools / "bin" / "python")
     _run([python, "-m", "pip", "install", "--quiet", *_TOOLS], "the build tools could not be installed", "see above")
-    libraries = next(lib for lib in (library / "lib", *library.glob("lib*/**/")) if (lib / "libnccl.so.2").exists())
     _run(
         [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(unpacked)],
         "BMTrain did not compile", "the compiler's words are above",
         PATH=f"{tools / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}", CUDACXX=str(nvcc),
-        NCCL_ROOT_DIR=str(library), NCCL_INCLUDE_DIR=str(library / "include"), NCCL_LIB_DIR=str(libraries),
+        NCCL_INCLUDE_DIR=str(headers), NCCL_LIB_DIR=str(libraries),
     )  # fmt: skip
     return next(folder.glob("bmtrain-*.whl"))
 
 
 def install(wheel: Path) -> None:
-    """Into this environment, without the NCCL for CUDA 11 it asks for. Raises `UltraError` if it cannot be imported."""
+    """Into this environment, without the NCCL for CUDA 11 it asks for. Raises `UltraError` if it does not work."""
     _run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)],
         "the wheel could not be installed", "",
     )  # fmt: skip
-    _run([sys.executable, "-c", "import torch, bmtrain"], "BMTrain is installed, but cannot be imported", "see above")
+    _run(
+        [sys.executable, "-c", _TRIAL],
+        "BMTrain is installed, but does not work",
+        "nvcc, driver and torch may be of different CUDA versions",
+    )
 
 
 def _run(command: list[str], fault: str, hint: str, **environment: str) -> str:
+    outer = {key: value for key, value in os.environ.items() if key != "NCCL_ROOT_DIR"}  # would win over the two others
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        env={**os.environ, **environment},
+        env={**outer, **environment},
     )  # fmt: skip
     if done.returncode:
         tail = "\n".join(done.stdout.strip().splitlines()[-25:])
@@ -149,6 +167,8 @@ def main() -> int:
     wanted = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory(prefix="bmtrain-") as folder:
+            if not wanted.wheel:
+                check_torch()
             wheel = build(Path(folder))
             if wanted.wheel:
                 wanted.wheel.mkdir(parents=True, exist_ok=True)

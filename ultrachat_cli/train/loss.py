@@ -18,16 +18,23 @@ _CHUNK = 1024  # tokens whose logits are in memory at once
 
 class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int) -> torch.Tensor:
-        wanted = hidden.requires_grad or weight.requires_grad
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor,
+        chunk: int,
+    ) -> torch.Tensor:  # fmt: skip
+        learns_bias = bias is not None and bias.requires_grad
+        wanted = hidden.requires_grad or weight.requires_grad or learns_bias
         grad_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
         grad_weight = (
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if weight.requires_grad else None
         )
+        grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if learns_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk):
             part, goal = hidden[start : start + chunk], labels[start : start + chunk, None]
             logits = (part @ weight.T).float()
+            if bias is not None:
+                logits += bias
             largest = logits.max(1, keepdim=True).values
             right = logits.gather(1, goal)
             probabilities = logits.sub_(largest).exp_()
@@ -36,31 +43,39 @@ class _Summed(torch.autograd.Function):
             if wanted:
                 probabilities.div_(norm)
                 probabilities.scatter_add_(1, goal, torch.full_like(right, -1.0))
+                if grad_bias is not None:
+                    grad_bias += probabilities.sum(0)
                 slope = probabilities.to(weight.dtype)
                 if grad_hidden is not None:
                     grad_hidden[start : start + chunk] = slope @ weight
                 if grad_weight is not None:
                     grad_weight += slope.T @ part
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_type = weight.dtype
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.weight_type, ctx.bias_type = weight.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden * upstream.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * upstream).to(ctx.weight_type)
-        return grad_hidden, grad_weight, None, None
+        if grad_bias is not None:
+            grad_bias = (grad_bias * upstream).to(ctx.bias_type)
+        return grad_hidden, grad_weight, grad_bias, None, None
 
 
-def summed(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = _CHUNK) -> torch.Tensor:
-    """The summed loss, float32 scalar: hidden [t, d], weight [v, d] (the LM head), labels int64[t] (-100: not learned).
+def summed(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = _CHUNK, *,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """The summed loss, float32 scalar: hidden [t, d], weight [v, d] and bias [v] (the LM head), labels int64[t] (-100:
+    not learned).
 
     Worked out and differentiable once; zero where nothing is learned.
     """
     learned = (labels != IGNORED).nonzero()[:, 0]
-    found: torch.Tensor = _Summed.apply(hidden[learned], weight, labels[learned], chunk)  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _Summed.apply(hidden[learned], weight, bias, labels[learned], chunk)  # type: ignore
     return found

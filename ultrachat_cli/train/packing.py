@@ -15,11 +15,13 @@ def best_fit(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     order[ends[r - 1] : ends[r]]. Rows with the same free room are kept in a stack, and one bit a size in a large
     integer tells which sizes there are, so an example takes constant time.
     """
+    if len(lengths) and int(lengths.max()) > length:
+        raise ValueError(f"an example of {int(lengths.max())} tokens does not fit into rows of {length}")
     free: list[list[int]] = [[] for _ in range(length + 1)]
-    there = 0
-    rows: list[list[int]] = []
+    there = rows = 0
+    placed: list[int] = []
     order = np.argsort(-lengths, kind="stable")
-    for example, need in zip(order.tolist(), lengths[order].tolist(), strict=True):
+    for need in lengths[order].tolist():
         fits = there >> need
         if fits:
             room = need + (fits & -fits).bit_length() - 1
@@ -27,14 +29,14 @@ def best_fit(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
             if not free[room]:
                 there &= ~(1 << room)
         else:
-            room, row = length, len(rows)
-            rows.append([])
-        rows[row].append(example)
+            room, row = length, rows
+            rows += 1
+        placed.append(row)
         if room - need:
             free[room - need].append(row)
             there |= 1 << (room - need)
-    flat = np.array([example for row in rows for example in row], np.int64)
-    return flat, np.cumsum([len(row) for row in rows], dtype=np.int64)
+    of_row = np.array(placed, np.int64)
+    return order[np.argsort(of_row, kind="stable")], np.cumsum(np.bincount(of_row, minlength=rows), dtype=np.int64)
 
 
 def drawn(sizes: list[int], weights: list[float], seed: int, epoch: int) -> np.ndarray:
@@ -61,6 +63,8 @@ def plan(
     if not packed:
         return examples, np.arange(1, len(examples) + 1)
     order, ends = best_fit(lengths[examples], length)
-    rows = np.split(examples[order], ends[:-1])
-    shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(rows))
-    return np.concatenate([rows[r] for r in shuffled]), np.cumsum([len(rows[r]) for r in shuffled], dtype=np.int64)
+    sizes = np.diff(ends, prepend=0)
+    shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(ends))
+    now = np.cumsum(sizes[shuffled])
+    shift = (ends - sizes)[shuffled] - (now - sizes[shuffled])  # from where a row stands now to where it stood
+    return examples[order][np.repeat(shift, sizes[shuffled]) + np.arange(len(order))], now

@@ -63,11 +63,17 @@ def join(launch: Launch) -> Place:
 
 
 def gpus_wanted(launch: Launch) -> bool:
-    """Whether the run is to use GPUs. `ConfigError` when more are asked for than there are."""
+    """Whether the run is to use GPUs."""
+    if launch.gpus is not None:
+        return launch.gpus > 0
+    return launch.processes is None and torch.cuda.device_count() > 0
+
+
+def check(launch: Launch) -> None:
+    """`ConfigError` when more GPUs are asked for than there are."""
     there = torch.cuda.device_count()
     if launch.gpus is not None and launch.gpus > there:
         raise ConfigError(f"--gpus: {launch.gpus} asked for, {there} found", "--gpus 0 trains on the CPU")
-    return there > 0 and launch.gpus != 0 and launch.processes is None
 
 
 def leave() -> None:

@@ -31,6 +31,7 @@ def run(loaded: Loaded[TrainConfig], progress: Progress | None = None, *, resume
     config, progress = loaded.value, progress or Silent()
     started = time.monotonic()
     config.check_given()
+    processes.check(config.launch)
     _check_folder(config, resume)
     prepared = prepare(config, progress)
     if arguments is not None and launch.needed(config.launch):
@@ -49,7 +50,7 @@ def run(loaded: Loaded[TrainConfig], progress: Progress | None = None, *, resume
         engine = choose.built(engine_name, config, prepared, place, plan, compiled=compiled)
         return _train(loaded, prepared, plan, cost, engine, progress, resume, started)
     except RuntimeError as error:
-        raise _memory(error) from error
+        raise _explained(error) from error
     finally:
         processes.leave()
 
@@ -113,7 +114,10 @@ def _train(
         if metrics:
             metrics.close()
     result = _report(loaded, prepared, plan, engine, outcome, started)
-    if not outcome.stopped:
+    done_before = state.step == plan.steps and (config.folder / "config.json").is_file()
+    if done_before:
+        progress.say("all steps were done before: nothing to do")
+    elif not outcome.stopped:
         progress.stage("export", 0, "")
         card = report.card(
             config.folder.name, prepared.spec.name, prepared.spec.licence, told["config"], result, told["versions"]
@@ -171,9 +175,14 @@ def _versions() -> dict[str, str]:
     return {**manifest.versions(), "torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def _memory(error: RuntimeError) -> Exception:
-    """Out of memory as an error that says what to do; anything else as it is."""
+def _explained(error: RuntimeError) -> Exception:
+    """Memory that ran out, or another process that died, as an error that says what to do; anything else as it is."""
     text = str(error)
+    if any(words in text for words in ("onnection closed by peer", "onnection reset by peer", "NCCL")):
+        return UltraError(
+            f"another process of the run is gone: {text.splitlines()[0][-160:]}",
+            "its own log says why; --resume goes on from the newest checkpoint",
+        )
     if "out of memory" in text.lower() or "can't allocate memory" in text:
         return UltraError(
             f"out of memory: {text.splitlines()[0]}",

@@ -10,6 +10,7 @@ def jinja(name: str) -> str | None:
     if name == TOKENIZER:
         return None
     chat_format = FORMATS[name]
+    closed = "{%- set ns.opened = false -%}" if chat_format.system_opens_user else ""
     lines = [
         "{%- set ns = namespace(asked=false, opened=false) -%}",
         "{{- bos_token if bos_token }}" if chat_format.bos else "",
@@ -20,9 +21,9 @@ def jinja(name: str) -> str | None:
         "{%- set ns.opened = true -%}" if chat_format.system_opens_user else "",
         "{%- elif message['role'] == 'user' -%}",
         _user(chat_format), "{{- message['content'] }}", _out(chat_format.user[1]),
-        "{%- set ns.asked = true -%}{%- set ns.opened = false -%}",
+        "{%- set ns.asked = true -%}", closed,
         "{%- elif message['role'] == 'assistant' -%}",
-        _assistant(chat_format),
+        _assistant(chat_format), closed,
         "{%- else -%}{{- raise_exception('unknown role: ' + message['role']) }}",
         "{%- endif -%}",
         "{%- endfor -%}",

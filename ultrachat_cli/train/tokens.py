@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,22 +14,26 @@ import numpy as np
 import orjson
 
 from ultrachat_cli import workers
-from ultrachat_cli.errors import UltraError
+from ultrachat_cli.errors import DataError, UltraError
 from ultrachat_cli.machine import cores
-from ultrachat_cli.models import weights
+from ultrachat_cli.models import folders, weights
 from ultrachat_cli.models.chat_tokens import ChatTokenizer
+from ultrachat_cli.models.formats import FORMATS
 from ultrachat_cli.progress import Progress, say_bad_line
 from ultrachat_cli.records import blocks, files, ids, jsonl
-from ultrachat_cli.records.blocks import Block, Source
-from ultrachat_cli.records.dialogue import Dialogue, parse
-from ultrachat_cli.records.lock import FolderLock
-from ultrachat_cli.train import examples
+from ultrachat_cli.records.blocks import Source
+from ultrachat_cli.train import pieces
 from ultrachat_cli.train.examples import Rules
+from ultrachat_cli.train.pieces import Job
 
 _VERSION = 1  # of what lies in the cache
-_BLOCK = 8 << 20  # bytes a process takes at a time
-_BATCH = 64  # dialogues a call of the tokenizer
+_BLOCK = 2 << 20  # bytes a process takes at a time
+_ALONE = 4 << 20  # bytes for which no processes are started
 _FACTS = "facts.json"  # written last: a folder without it is not finished
+_TOKENIZER = (  # files that decide about ids
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,19 +86,13 @@ class Tokens:
         return self.ids[start:end].astype(np.int64), bits[start % 8 : start % 8 + end - start].astype(np.bool_)
 
 
-@dataclass(frozen=True)
-class _Job:
-    tokenizer: ChatTokenizer
-    rules: Rules
-    wide: bool
-
-
 def tokenize(
     paths: Sequence[Path], tokenizer: ChatTokenizer, rules: Rules, progress: Progress, rejected: Path | None = None
 ) -> list[Tokens]:
-    """The examples of each file, from the cache or made now by all cores.
+    """The examples of each file, from the cache or made now by all cores; one process makes them, others wait for it.
 
-    Bad lines are said, and written to `rejected`. `DataError` for a file that cannot be read, `UltraError` (disk).
+    Bad lines are said, and written to `rejected` where its folder is there. Raises `DataError` for a file that cannot
+    be read or changes meanwhile, `UltraError` (disk).
     """
     found: list[Tokens] = []
     bad: list[dict[str, Any]] = []
@@ -104,180 +102,89 @@ def tokenize(
         bad += [{"file": str(path), **row} for row in tokens.facts["rejected"]]
     for count, row in enumerate(bad, start=1):
         say_bad_line(progress, f"{row['file']}:{row['line']}: {row['reason']}", count)
-    if rejected and bad:
-        with jsonl.replacing(rejected) as out:
-            out.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in bad)
+    if rejected and bad and rejected.parent.is_dir():
+        _put(rejected, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in bad))
     return found
 
 
 def _cached(path: Path, tokenizer: ChatTokenizer, rules: Rules, progress: Progress) -> Tokens:
-    folder = weights.cache() / "tokens" / _key(path, tokenizer, rules)
+    content = _content(path)
+    folder = weights.cache() / "tokens" / _key(path, content, tokenizer, rules)
     if (folder / _FACTS).is_file():
         return Tokens(folder)
-    lock = FolderLock(folder)
-    try:
-        _make(path, folder, tokenizer, rules, progress)
-    except OSError as error:
-        raise jsonl.unwritable(folder, error) from error
-    finally:
-        lock.release()
+    with folders.alone(folder, progress.say, f"{path} is tokenized by another process"):
+        if not (folder / _FACTS).is_file():
+            try:
+                _make(path, content, folder, tokenizer, rules, progress)
+            except OSError as error:
+                raise jsonl.unwritable(folder, error) from error
     return Tokens(folder)
 
 
-def _key(path: Path, tokenizer: ChatTokenizer, rules: Rules) -> str:
-    """Content of the file, tokenizer and rules."""
+def _key(path: Path, content: str, tokenizer: ChatTokenizer, rules: Rules) -> str:
+    """Content of the file and how it is read, tokenizer, format and rules."""
     spread = hashlib.blake2b(digest_size=16)
-    spread.update(orjson.dumps([_VERSION, tokenizer.format, asdict(rules), path.suffix, _content(path)]))
-    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"):
+    chat_format = repr(FORMATS.get(tokenizer.format, tokenizer.format))
+    read_as = [path.suffix, files.is_array(path)]
+    spread.update(orjson.dumps([_VERSION, chat_format, asdict(rules), read_as, content]))
+    for name in _TOKENIZER:
         if (tokenizer.folder / name).is_file():
-            spread.update((tokenizer.folder / name).read_bytes())
+            spread.update(hashlib.sha256((tokenizer.folder / name).read_bytes()).digest() + name.encode())
     return spread.hexdigest()
 
 
 def _content(path: Path) -> str:
-    """SHA-256 of a file; known ones (by place, size and time) are not read again."""
+    """SHA-256 of a file; known ones (by place, size and times) are not read again."""
     if path == files.STDIN:
         raise UltraError("--data: training reads its data again and again, stdin can be read once", "name a file")
-    state = path.stat()
-    mark = weights.cache() / "tokens" / "known" / f"{ids.digest(str(path.resolve())):016x}.json"
-    told = [str(path.resolve()), state.st_size, state.st_mtime_ns]
-    if mark.is_file() and (known := orjson.loads(mark.read_bytes()))[:3] == told:
-        return str(known[3])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    with jsonl.replacing(mark) as out:
-        out.write(orjson.dumps([*told, digest]))
+    try:
+        place, state = str(path.resolve()), path.stat()
+        mark = weights.cache() / "tokens" / "known" / f"{ids.digest(place):016x}.json"
+        told = [place, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+        if mark.is_file() and (known := orjson.loads(mark.read_bytes()))[:-1] == told:
+            return str(known[-1])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, 0, f"cannot be read: {error.strerror or error}") from error
+    _put(mark, orjson.dumps([*told, digest]))
     return digest
 
 
-def _make(path: Path, folder: Path, tokenizer: ChatTokenizer, rules: Rules, progress: Progress) -> None:
+def _put(path: Path, data: bytes) -> None:
+    """A small file, whole or not at all; all processes of a run may write it at the same time."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise jsonl.unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make(path: Path, content: str, folder: Path, tokenizer: ChatTokenizer, rules: Rules, progress: Progress) -> None:
+    """The arrays of a file. What an interrupted run has left is used: its pieces are named by their place."""
     plain = path
     if not files.is_plain(path):
         plain = folder / "plain.jsonl"
         if not plain.exists():
             blocks.unpack(path, plain)
     cut = blocks.cut([Source(path, plain)], _BLOCK)
-    pieces = [folder / f"piece-{block.number:06}.npz" for block in cut]
-    missing = [(block, piece) for block, piece in zip(cut, pieces, strict=True) if not piece.exists()]
-    progress.stage("tokenize", sum(block.end - block.start for block, _ in missing) >> 10, "KB")
-    job = _Job(tokenizer, rules, tokenizer.vocabulary > 1 << 16)
-    processes = min(cores(), len(missing)) if sum(b.end - b.start for b, _ in missing) > 4 << 20 else 1
-    with workers.pool(processes, job, "ultrachat_cli.train.tokens") as spread:
-        for size in spread(_piece, missing):
-            progress.advance(size >> 10)
-    _join(pieces, folder, job)
-    for piece in pieces:
-        piece.unlink()
-    if plain != path:
-        plain.unlink()
-
-
-def _piece(task: tuple[Block, Path], job: _Job) -> int:
-    """Tokenize a block of lines; the piece appears when it is complete."""
-    block, target = task
-    counts: Counter[str] = Counter()
-    rejected: list[dict[str, Any]] = []
-    waiting: list[tuple[int, bytes, Dialogue]] = []
-    id_parts: list[np.ndarray] = [np.empty(0, np.int32)]
-    learn_parts: list[np.ndarray] = [np.empty(0, np.bool_)]
-    sizes: list[int] = []
-    learned: list[int] = []
-    keys: list[int] = []
-
-    def reject(number: int, reason: str, line: bytes) -> None:
-        text = line.decode("utf-8", "replace").rstrip("\n")
-        rejected.append({"line": number, "reason": reason, "text": text})
-
-    def flush() -> None:
-        for (number, line, dialogue), found in zip(waiting, _encoded(waiting, job, counts, reject), strict=True):
-            del number, line
-            key = ids.digest(dialogue.id) if dialogue.id else ids.digest(*dialogue.data)
-            for example in found:
-                id_parts.append(example.ids)
-                learn_parts.append(example.learn)
-                sizes.append(len(example.ids))
-                learned.append(int(example.learn[1:].sum()))
-                keys.append(key)
-        waiting.clear()
-
-    lines = block.read().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if line.isspace():
-            continue
-        try:
-            dialogue = parse(orjson.loads(line))
-            if not dialogue.data:
-                raise ValueError("no turns")
-        except ValueError as error:
-            reject(number, f"not JSON ({error.msg})" if isinstance(error, orjson.JSONDecodeError) else str(error), line)
-            continue
-        counts["dialogues"] += 1
-        waiting.append((number, line, dialogue))
-        if len(waiting) == _BATCH:
-            flush()
-    flush()
-    partial = target.with_suffix(".partial.npz")
-    np.savez(
-        partial, ids=np.concatenate(id_parts).astype(np.uint32 if job.wide else np.uint16),
-        learn=np.concatenate(learn_parts), sizes=np.array(sizes, np.int64), learned=np.array(learned, np.int32),
-        keys=np.array(keys, np.uint64), told=np.frombuffer(orjson.dumps([len(lines), counts, rejected]), np.uint8),
-    )  # fmt: skip
-    partial.replace(target)
-    return block.end - block.start
-
-
-def _encoded(waiting: list[tuple[int, bytes, Dialogue]], job: _Job, counts: Counter[str], reject: Any) -> list[Any]:
-    """The examples of each; where the format refuses one, it is found by trying them alone."""
-    try:
-        own: Counter[str] = Counter()
-        found = examples.encode([dialogue for _, _, dialogue in waiting], job.tokenizer, job.rules, own)
-    except ValueError as error:
-        if len(waiting) == 1:
-            reject(waiting[0][0], str(error), waiting[0][1])
-            counts["dialogues"] -= 1
-            return [[]]
-        return [_encoded([one], job, counts, reject)[0] for one in waiting]
-    counts.update(own)
-    return found
-
-
-def _join(pieces: list[Path], folder: Path, job: _Job) -> None:
-    """All pieces as one array a kind; ids and bits go through memory a piece at a time."""
-    counts: Counter[str] = Counter()
-    rejected: list[dict[str, Any]] = []
-    columns: dict[str, list[np.ndarray]] = {"sizes": [], "learned": [], "keys": []}
-    lines = total = 0
-    for piece in pieces:
-        with np.load(piece) as data:
-            for name, column in columns.items():
-                column.append(data[name])
-            count, told, bad = orjson.loads(data["told"].tobytes())
-            total += len(data["ids"])
-        rejected += [{**row, "line": row["line"] + lines} for row in bad]
-        counts.update(told)
-        lines += count
-    merged = {name: np.concatenate(column) for name, column in columns.items()}
-    all_ids = np.lib.format.open_memmap(
-        folder / "ids.npy", "w+", np.uint32 if job.wide else np.uint16, (max(1, total),)
-    )
-    bits = np.lib.format.open_memmap(folder / "learn.npy", "w+", np.uint8, ((max(1, total) + 7) // 8,))
-    at, rest = 0, np.empty(0, np.bool_)
-    for piece in pieces:
-        with np.load(piece) as data:
-            all_ids[at : at + len(data["ids"])] = data["ids"]
-            learn = np.concatenate([rest, data["learn"]])
-            first = (at - len(rest)) // 8
-            at += len(data["ids"])
-        whole = len(learn) // 8 * 8 if at < total else len(learn)
-        packed = np.packbits(learn[:whole], bitorder="little")
-        bits[first : first + len(packed)] = packed
-        rest = learn[whole:]
-    all_ids.flush()
-    bits.flush()
-    np.save(folder / "ends.npy", np.cumsum(merged["sizes"]))
-    np.save(folder / "learned.npy", merged["learned"])
-    np.save(folder / "keys.npy", merged["keys"])
-    facts = {"tokens": total, "examples": len(merged["sizes"]), "counts": counts, "rejected": rejected}
-    with jsonl.replacing(folder / _FACTS) as out:
-        out.write(orjson.dumps(facts))
+    places = [folder / f"{block.start}-{block.end}.npz" for block in cut]
+    missing = [(block, piece) for block, piece in zip(cut, places, strict=True) if not piece.exists()]
+    size = sum(block.end - block.start for block, _ in missing)
+    progress.stage("tokenize", size >> 10, "KB")
+    job = Job(tokenizer, rules, tokenizer.vocabulary > 1 << 16)
+    with workers.pool(min(cores(), len(missing)) if size > _ALONE else 1, job, "ultrachat_cli.train.pieces") as spread:
+        for done in spread(pieces.make, missing):
+            progress.advance(done >> 10)
+    changed = _content(path) != content
+    if not changed:
+        facts = pieces.join(places, folder, job)
+        _put(folder / _FACTS, orjson.dumps(facts))
+    for left in (*folder.glob("*.npz"), *folder.glob("*.partial"), *([plain] if plain != path else [])):
+        left.unlink()
+    if changed:
+        raise DataError(path, 0, "has changed while it was read", "run the same command again")

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import Store, _get_default_store
+from torch.distributed.rendezvous import register_rendezvous_handler
 
 from ultrachat_cli.errors import UltraError
 from ultrachat_cli.train import model
@@ -56,13 +57,13 @@ def join(bmt: Any, seed: int, patience: timedelta) -> None:
     if bmt.config["initialized"]:
         return
     with suppress(RuntimeError):  # registered before
-        dist.register_rendezvous_handler(_SCHEME, _met)  # type: ignore[no-untyped-call]
+        register_rendezvous_handler(_SCHEME, _met)  # type: ignore[no-untyped-call]
     with quiet():
         bmt.init_distributed(init_method=f"{_SCHEME}://", seed=seed)
     _get_default_store().set_timeout(patience)  # BMTrain set half an hour
 
 
-def _met(_: str, **__: Any) -> Iterator[tuple[dist.Store, int, int]]:
+def _met(_: str, **__: Any) -> Iterator[tuple[Store, int, int]]:
     yield _get_default_store(), dist.get_rank(), dist.get_world_size()
 
 
@@ -121,7 +122,7 @@ def cut(
         block.register_forward_pre_hook(_as_one, with_kwargs=True)
     decoder.layers = nn.ModuleList(blocks)
     for module in list(learner.modules()):
-        if any(weight is not None and not weight._in_block for weight in module._parameters.values()):
+        if any(isinstance(p, bmt.DistributedParameter) and not p._in_block for p in module._parameters.values()):
             bmt.BMTrainModelWrapper(module)  # gathers its weights whenever they are looked at
     return named, blocks
 
