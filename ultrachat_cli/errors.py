@@ -52,12 +52,19 @@ class DataError(UltraError):
         super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}", hint)
         self.path, self.line, self.reason, self.text = path, line, reason, text
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return DataError, (self.path, self.line, self.reason, self.hint), vars(self)  # from a worker to its parent
+
 
 class MissingExtra(UltraError):
     """An optional package is needed: names the exact pip command."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(f"{what} needs {package}", f"pip install 'ultrachat-cli[{extra}]'")
+        self._named = what, package, extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return MissingExtra, self._named
 
 
 class RunLocked(UltraError):

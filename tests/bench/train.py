@@ -1,7 +1,8 @@
-"""Training on this CPU against TRL (`python -m tests.bench.train`): SmolLM2-135M, two dialogues of 1,024 tokens a step, bf16, the same rows and losses.
+"""Training on this CPU against TRL: `python -m tests.bench.train`.
 
-TRL runs under `--peer-python` (an environment that has it). Rates are of the steps after the first two; losses of all
-steps are compared. `--only ultrachat` leaves TRL out.
+SmolLM2-135M, two dialogues of 1,024 tokens a step, bf16, the same rows and losses. TRL runs under `--peer-python` (an
+environment that has it). Rates are of the steps after the first two; the losses of the first and last are shown.
+`--only ultrachat` leaves TRL out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ def main() -> None:
 
 
 def _gaps(ends: list[float]) -> list[float]:
-    return [b - a for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [b - a for a, b in pairwise(ends)]
 
 
 if __name__ == "__main__":

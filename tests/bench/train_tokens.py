@@ -1,7 +1,7 @@
 """How fast dialogues become training examples, against the `tokenizers` package on the same texts and cores.
 
-`python -m tests.bench.train_tokens [DIALOGUES]`: three runs of each, one after the other; the middle ones are told. Ours
-reads the file, marks what is learned, cuts and writes; the peer tokenizes lists of finished texts and keeps nothing.
+`python -m tests.bench.train_tokens [DIALOGUES]`: three runs of each in turn; the middle ones are told. Ours reads the
+file, marks what is learned, cuts and writes; the peer tokenizes lists of finished texts and keeps nothing.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.generate import pieces, prompts, settings, setup, shipped
 from ultrachat_cli.generate.settings import GenerateConfig, Materials
 from ultrachat_cli.models import specs
+from ultrachat_cli.train.settings import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 YAML = sorted([*(ROOT / "configs").rglob("*.yaml"), *shipped.DATA.rglob("*.yaml")])
@@ -33,6 +34,26 @@ def test_shipped_generate_configs_load_by_name(path: Path) -> None:
 def test_shipped_dedupe_configs_load_by_name(path: Path) -> None:
     assert config.load(DedupeConfig, "dedupe", file=path.stem).value != DedupeConfig()
     assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
+
+
+@pytest.mark.parametrize("path", sorted(registry.shipped("train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_train_configs_load_by_name(path: Path) -> None:
+    value = config.load(TrainConfig, "train", file=path.stem).value
+    assert value.model in specs.known()
+    assert (value.format or specs.known()[value.model].format) != "tokenizer"
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
+
+
+def test_published_hyper_parameters_are_kept() -> None:
+    """EMNLP 2023 and train/train_bm.py of thunlp/UltraChat."""
+    for name in ("ultralm-13b", "ultralm-65b"):
+        value = config.load(TrainConfig, "train", file=name).value
+        assert (value.batch, value.epochs, value.max_length) == (512, 3, 2048)
+        optimizer = value.optimizer
+        assert (optimizer.lr, optimizer.schedule, optimizer.warmup, optimizer.clip) == (1e-5, "cosine", 0.03, 1.0)
+    legacy = config.load(TrainConfig, "train", file="gptj-legacy").value
+    assert (legacy.optimizer.lr, legacy.optimizer.schedule, legacy.optimizer.warmup) == (5e-5, "linear", 200)
+    assert (legacy.epochs, legacy.evaluate.validation, legacy.evaluate.every, legacy.save.every) == (5, 0.2, 50, 50)
 
 
 def test_defaults_load_without_any_file() -> None:
@@ -101,7 +122,7 @@ def test_every_sector_has_starters() -> None:
     assert all(len(rows) >= 3 for rows in shipped.starters().values())
 
 
-@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig])
+@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig, TrainConfig])
 def test_every_setting_is_explained(model: type[config.Frozen]) -> None:
     def undocumented(model: type[config.Frozen], at: str) -> list[str]:
         found = []

@@ -40,14 +40,14 @@ def dialogues(path: Path, count: int = 40, seed: int = 1) -> Path:
     return path
 
 
-def settings(data: Path, model: Path, output: Path, **more: Any) -> list[str]:
+def settings(data: Path | str, model: Path | str, output: Path, **more: Any) -> list[str]:
     """A run that is small enough for a test, as `key=value`; names in `more` have __ for a dot."""
     given = {name.replace("__", "."): value for name, value in more.items()}
     chosen = {"data": data, "model": model, "output": output, **_SMALL, **given}
     return [f"{key}={value}" for key, value in chosen.items()]
 
 
-def command(data: Path, model: Path, output: Path, *more: str, **settings_: Any) -> list[str]:
+def command(data: Path | str, model: Path | str, output: Path, *more: str, **settings_: Any) -> list[str]:
     """The same as a command line."""
     return [
         "train",

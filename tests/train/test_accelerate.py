@@ -1,6 +1,8 @@
 """The engine accelerate: the same loss and gradients as the others, for any causal model; the legacy GPT-J recipe."""
 
 import json
+import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -26,7 +28,7 @@ from transformers import (
 )
 
 from tests.commands.checks import refused
-from tests.conftest import Ultrachat
+from tests.conftest import Started, Ultrachat
 from tests.train import runs, tiny
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.models.chat_tokens import ChatTokenizer
@@ -306,11 +308,19 @@ def command(data: Path, model: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+class Alone(Ultrachat):
+    """The command on one core: on a busy machine, threads that wait for each other take a tiny model 20 times as long."""
+
+    def start(self, *args: str | Path, **options: Any) -> Started:
+        core = random.choice(list(os.sched_getaffinity(0)))
+        return super().start(*args, **{**options, "preexec": lambda: os.sched_setaffinity(0, {core})})
+
+
 @pytest.fixture
 def alone(ultrachat: Ultrachat, tmp_path: Path) -> Ultrachat:
-    """The command with a cache of the test's own."""
-    ultrachat.environ = {**ultrachat.environ, "ULTRACHAT_CACHE": str(tmp_path / "cache")}
-    return ultrachat
+    """Also with a cache of the test's own."""
+    environ = {**ultrachat.environ, "ULTRACHAT_CACHE": str(tmp_path / "cache")}
+    return Alone(ultrachat.folder, environ, ultrachat.started)
 
 
 @pytest.mark.slow

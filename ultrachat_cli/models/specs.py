@@ -124,7 +124,7 @@ def resolve(name: str, *, base_url: str | None = None) -> ModelSpec:
     if scheme == "hf" and place:
         return ModelSpec(name=place, source=name)
     path = Path(name)
-    if name and (path / "config.json").is_file():
+    if name and (path / "config.json").is_file() and not any(path.glob("*.gguf")):
         from ultrachat_cli.models import folders
 
         return folders.of_folder(path)

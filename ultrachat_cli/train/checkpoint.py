@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,8 +76,8 @@ def _disk(error: BaseException | None) -> OSError | None:
         seen.add(id(error))
         if isinstance(error, OSError):
             return error
-        if "enospc" in str(error).lower() or "no space left" in str(error).lower():
-            return OSError(28, "No space left on device")
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # torch's word for a short write
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         error = error.__cause__ or error.__context__
     return None
 

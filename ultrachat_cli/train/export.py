@@ -128,7 +128,9 @@ def _write_beside(beside: Path, config: dict[str, Any], made: Made, half: str) -
     }  # fmt: skip
     generation = {key: value for key, value in generation.items() if value is not None}
     (beside / "generation_config.json").write_bytes(orjson.dumps(generation, option=orjson.OPT_INDENT_2))
-    (beside / FACTS).write_bytes(folders.facts(made.spec, name="", role="chat", weights="full", base=""))
+    (beside / FACTS).write_bytes(
+        folders.facts(made.spec, name="", role="chat", weights="full", base="", format=made.tokenizer.format)
+    )
     (beside / "README.md").write_text(made.card, encoding="utf-8")
 
 
@@ -144,11 +146,22 @@ def _template(beside: Path, made: Made) -> None:
 
 
 def _add_pad(beside: Path, token: str) -> None:
-    from transformers import AutoTokenizer
+    path = beside / "tokenizer.json"
+    if not path.is_file():  # LLaMA of 2023 ships a SentencePiece model only
+        from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(beside)
-    tokenizer.add_special_tokens({"pad_token": token})
-    tokenizer.save_pretrained(beside)
+        tokenizer = AutoTokenizer.from_pretrained(beside)
+        tokenizer.add_special_tokens({"pad_token": token})
+        tokenizer.save_pretrained(beside)
+        return
+    from tokenizers import Tokenizer
+
+    whole = Tokenizer.from_file(str(path))
+    whole.add_special_tokens([token])
+    whole.save(str(path))
+    told = beside / "tokenizer_config.json"
+    settings = orjson.loads(told.read_bytes()) if told.is_file() else {}
+    told.write_bytes(orjson.dumps({**settings, "pad_token": token}, option=orjson.OPT_INDENT_2))
 
 
 def _reveal(beside: Path, folder: Path) -> None:

@@ -117,7 +117,10 @@ class Fsdp:
     def save(self, folder: Path) -> None:
         """A torch distributed checkpoint, which any number of processes can load."""
         weights, optimizer = get_state_dict(self.learner, self.optimizer)
-        save({"model": weights, "optimizer": optimizer}, checkpoint_id=folder)
+        try:
+            save({"model": weights, "optimizer": optimizer}, checkpoint_id=folder)
+        except CheckpointException as error:  # not an Exception: it gathers those of all processes
+            raise next(inner for inner, _ in error.failures.values()) from None
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
