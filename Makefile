@@ -1,9 +1,9 @@
-# make setup | demo | test | check | bench     (Python >= 3.11; no root, no GPU, no key)
+# make setup | demo | test | check | bench | bench-gpu | bmtrain     (Python >= 3.11; no root, no GPU, no key)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: setup demo test check bench bmtrain clean
+.PHONY: setup demo test check bench bench-gpu bmtrain clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +37,11 @@ bench: setup  ## figures for the README; leave the machine alone meanwhile
 	$(BIN)/python tests/bench/dedupe.py
 	$(BIN)/python tests/bench/semantic.py
 	$(BIN)/python tests/bench/explore.py
+	$(BIN)/python -m tests.bench.train_tokens
+	$(BIN)/python -m tests.bench.train
+
+bench-gpu: setup  ## training on this machine's GPUs
+	$(BIN)/python -m tests.bench.gpu
 
 bmtrain: setup  ## the engine BMTrain, compiled for this machine's GPUs; needs nvcc and a torch for CUDA
 	$(BIN)/python -m ultrachat_cli.train.install_bmtrain

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.openai_server import Options, running
+from tests.train import tiny
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +43,13 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
     arguments = shlex.split(command)[1:]
     if arguments[0] != "generate":
         _dialogue_files(tmp_path)
+    if "./tiny-model" in arguments:
+        tiny.llama(tmp_path / "tiny-model")
+    if "train" in arguments and "--dry-run" not in arguments:  # as small as can be
+        arguments += ["--set", "format=chatml", "--steps", "1", "--batch", "2", "--max-length", "64"]
+    if "--resume" in arguments:
+        first = [word for word in arguments if word != "--resume"]
+        subprocess.run([str(BIN / "ultrachat"), *first], cwd=tmp_path, check=True, capture_output=True)
     if "push" in arguments:  # a card is written from what dedupe left
         subprocess.run(
             [str(BIN / "ultrachat"), "dedupe", "fit.jsonl", "-o", "clean.jsonl", "-q"], cwd=tmp_path, check=True

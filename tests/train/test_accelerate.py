@@ -309,7 +309,7 @@ def command(data: Path, model: Path, output: Path, *more: str) -> list[str]:
 
 
 class Alone(Ultrachat):
-    """The command on one core: on a busy machine, threads that wait for each other take a tiny model 20 times as long."""
+    """The command on one core: where cores are busy, threads that wait for each other make a tiny model crawl."""
 
     def start(self, *args: str | Path, **options: Any) -> Started:
         core = random.choice(list(os.sched_getaffinity(0)))

@@ -127,6 +127,11 @@ class Plan:
         self.steps = min(config.steps, every) if config.steps else every
 
     @property
+    def seen(self) -> int:
+        """Rows of the whole run."""
+        return min(self.steps * self._config.batch, int(self._row_ends[-1]))
+
+    @property
     def rows(self) -> int:
         """Rows of the first epoch."""
         return self._rows[0]

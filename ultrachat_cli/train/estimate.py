@@ -43,7 +43,7 @@ class Estimate:
         on_gpu = engine == "bmtrain" or config.bmtrain or processes.gpus_wanted(config.launch)
         rate, machine = (_GPU_RATE, f"{_GPU} at 45% of its peak") if on_gpu else (_cpu_rate(), "this machine's CPU")
         world = plan.world
-        tokens = plan.tokens * (plan.steps * config.batch / max(1, plan.rows))
+        tokens = plan.tokens * plan.seen / max(1, plan.rows)
         again = 4 / 3 if config.activation_checkpointing else 1.0
         share = world if on_gpu else 1
         return cls(

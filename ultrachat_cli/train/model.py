@@ -20,6 +20,9 @@ from ultrachat_cli.errors import UltraError
 from ultrachat_cli.train import attention, loss
 from ultrachat_cli.train.batches import Batch
 
+_SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of models that do more to their logits than multiply (Gemma 2, Cohere, Granite)."""
+
 
 class Learner(nn.Module):
     """A transformers model whose forward is the summed loss of a batch; `model` keeps the names of its weights.
@@ -94,6 +97,13 @@ def empty(folder: Path, vocabulary: int) -> Any:
             "LLaMA-family models can; for others use --engine accelerate",
         ) from error
     model.tie_weights()
+    head = model.get_output_embeddings()
+    scaled = [name for name in _SCALED if getattr(config, name, None) not in (None, 1, 1.0)]
+    if scaled or head is None or getattr(head, "bias", None) is not None or not hasattr(model.get_decoder(), "layers"):
+        raise UltraError(
+            f"{folder}: the logits of model type {config.model_type} are not its head times its last hidden state",
+            "--engine accelerate trains any causal model",
+        )
     return model
 
 
