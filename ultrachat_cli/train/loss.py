@@ -22,12 +22,13 @@ class _Summed(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor,
         chunk: int,
     ) -> torch.Tensor:  # fmt: skip
+        kind = weight.dtype
+        weight = weight.to(hidden.dtype)
         learns_bias = bias is not None and bias.requires_grad
-        wanted = hidden.requires_grad or weight.requires_grad or learns_bias
+        learns_weight = ctx.needs_input_grad[1]
+        wanted = hidden.requires_grad or learns_weight or learns_bias
         grad_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
-        grad_weight = (
-            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if weight.requires_grad else None
-        )
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if learns_weight else None
         grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if learns_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk):
@@ -51,7 +52,7 @@ class _Summed(torch.autograd.Function):
                 if grad_weight is not None:
                     grad_weight += slope.T @ part
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.weight_type, ctx.bias_type = weight.dtype, None if bias is None else bias.dtype
+        ctx.weight_type, ctx.bias_type = kind, None if bias is None else bias.dtype
         return total
 
     @staticmethod
@@ -74,7 +75,8 @@ def summed(
     """The summed loss, float32 scalar: hidden [t, d], weight [v, d] and bias [v] (the LM head), labels int64[t] (-100:
     not learned).
 
-    Worked out and differentiable once; zero where nothing is learned.
+    Products are in the type of `hidden`, sums and the gradient of a fp32 `weight` in fp32. Differentiable once; zero
+    where nothing is learned.
     """
     learned = (labels != IGNORED).nonzero()[:, 0]
     found: torch.Tensor = _Summed.apply(hidden[learned], weight, bias, labels[learned], chunk)  # type: ignore

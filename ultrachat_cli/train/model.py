@@ -27,8 +27,9 @@ _SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 class Learner(nn.Module):
     """A transformers model whose forward is the summed loss of a batch; `model` keeps the names of its weights.
 
-    With `computed_in` bf16, matrix products and attention are in bf16 while the residual stream, norms and the loss are
-    in fp32, as under autocast with fp32 weights: the residual in bf16 costs accuracy and saves little.
+    With `computed_in` bf16, matrix products and attention are in bf16 while embedding, residual stream, norms and loss
+    are in fp32, as under autocast: in bf16 the residual costs accuracy, and a norm's weight of 1 would not move before
+    its fp32 copy has moved by 1/256.
     """
 
     def __init__(self, model: Any, computed_in: torch.dtype | None = None) -> None:
@@ -37,9 +38,8 @@ class Learner(nn.Module):
         self._computed_in = computed_in
         if computed_in is not None:
             for layer in model.get_decoder().layers:
-                for name, module in layer.named_children():
-                    if "norm" in name:  # cast once, not by every product that reads it
-                        module.register_forward_hook(lambda _, __, out: out.to(computed_in))
+                for norm in norms(layer):  # cast once, not by every product that reads it
+                    norm.register_forward_hook(lambda _, __, out: out.to(computed_in))
 
     def forward(
         self, ids: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor | None, documents: torch.Tensor,
@@ -55,8 +55,13 @@ class Learner(nn.Module):
                 documents=documents, longest=longest,
             )  # fmt: skip
         head: torch.Tensor = self.model.get_output_embeddings().weight
-        hidden: torch.Tensor = out.last_hidden_state[0].to(head.dtype)
-        return hidden[-1] @ head.T if labels is None else loss.summed(hidden, head, labels)
+        hidden: torch.Tensor = out.last_hidden_state[0].to(self._computed_in or head.dtype)
+        return hidden[-1].to(head.dtype) @ head.T if labels is None else loss.summed(hidden, head, labels)
+
+
+def norms(layer: nn.Module) -> list[nn.Module]:
+    """The norms of a decoder layer whose output matrices read."""
+    return [module for name, module in layer.named_children() if "norm" in name]
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:

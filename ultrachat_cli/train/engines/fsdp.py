@@ -65,9 +65,12 @@ class Fsdp:
     def _shard(self, computed_in: torch.dtype | None) -> None:
         mesh = init_device_mesh(self.place.device.type, (self.place.world,))
         policy = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in self.learner.model.get_decoder().layers:
+            for norm in model.norms(layer):
+                fully_shard(norm, mesh=mesh, mp_policy=exact)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(self.learner, mesh=mesh, mp_policy=policy)
+        fully_shard(self.learner, mesh=mesh, mp_policy=exact)  # embedding, last norm and head
 
     def _fill(self, stored: model.Stored) -> None:
         """Weights from disk, only the rows that are this process's."""
