@@ -68,7 +68,7 @@ def prepare(config: TrainConfig, progress: Progress) -> Prepared:
     found = tokens.tokenize([*paths, *held_paths], tokenizer, rules, progress, config.folder / REJECTED)
     train, held = _sides(found[: len(paths)], found[len(paths) :], config)
     counts: Counter[str] = Counter()
-    for one in found:
+    for one in found[: len(paths)]:
         counts.update(one.facts["counts"])
     order = [
         config.seed, config.batch, config.packing, config.epochs, config.max_length, apart if not held_paths else "",
