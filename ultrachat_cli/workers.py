@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 _job: Any = None  # what all tasks of this process share: sent once, not with every task
 
 
@@ -67,12 +68,30 @@ def _call(do: Callable[[T, Any], R], task: T) -> R:
 def _spread(executor: ProcessPoolExecutor, do: Callable[[T, Any], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
     """At most `ahead` tasks are under way, so that a long list of them is never in memory at once."""
     rest = iter(tasks)
-    waiting: set[Future[R]] = {executor.submit(_call, do, task) for task in islice(rest, ahead)}
+    with _undisturbed():
+        waiting: set[Future[R]] = {executor.submit(_call, do, task) for task in islice(rest, ahead)}
     while waiting:
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         waiting |= {executor.submit(_call, do, task) for task in islice(rest, len(done))}
         for future in done:
             yield future.result()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait until the processes that are being started are known, and can be ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: came.append(got)) for number in _ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _begin(job: Any) -> None:

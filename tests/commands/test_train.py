@@ -11,7 +11,7 @@ from tests.commands.checks import refused
 from tests.conftest import Ultrachat
 from tests.train import runs, tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_core")]
 
 
 @pytest.fixture(scope="module")

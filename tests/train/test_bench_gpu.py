@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_the_self_check_passes(environ: dict[str, str]) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.bench.gpu", "--self-check"]

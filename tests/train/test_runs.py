@@ -20,7 +20,7 @@ from ultrachat_cli.train import run
 from ultrachat_cli.train.report import Report
 from ultrachat_cli.train.settings import TrainConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_core")]
 
 
 @pytest.fixture(scope="module")
