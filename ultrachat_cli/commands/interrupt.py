@@ -29,14 +29,17 @@ def plain(farewell: str) -> Iterator[None]:
             signal.signal(number, lambda *_: os._exit(INTERRUPTED))
         raise KeyboardInterrupt
 
+    before: dict[int, Any] = {}
     if threading.main_thread() is threading.current_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
         print(farewell, file=sys.stderr, flush=True)
         raise typer.Exit(INTERRUPTED) from None
+    finally:  # a signal on the way out has nothing left to interrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(job: Coroutine[Any, Any, T], farewell: str) -> T:
