@@ -7,8 +7,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +116,28 @@ def _from_hub(spec: ModelSpec, target: Path, say: Say, *, weights_too: bool) -> 
         raise MissingExtra(f"model {spec.name}", "huggingface_hub", "hub") from error
     say(f"fetching {spec.name} from {spec.source}")
     wanted = ["*.json", "*.jinja", "tokenizer*"]
+    unfetched: tuple[type[Exception], ...] = (HfHubHTTPError, OSError, ValueError, *_no_connection())
     try:
         if weights_too:
             wanted.append(_weights(HfApi().list_repo_files(spec.place)))
         # config.json comes last: with it the folder counts as complete
         snapshot_download(spec.place, local_dir=target, allow_patterns=wanted, ignore_patterns=["config.json"])
         snapshot_download(spec.place, local_dir=target, allow_patterns=["config.json"])
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except unfetched as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UltraError(
             f"model {spec.name}: {spec.place} could not be fetched from the hub: {reason}",
             "check the name, the network and, for a gated model, HF_TOKEN; a local folder always works",
         ) from error
+
+
+def _no_connection() -> tuple[type[Exception], ...]:
+    """What the hub's client raises when there is no way to it: of which HTTP package, depends on its version."""
+    found: list[type[Exception]] = []
+    for package in ("httpx2", "httpx"):
+        with suppress(ImportError):
+            found.append(import_module(package).HTTPError)
+    return tuple(found)
 
 
 def _weights(names: Sequence[str]) -> str:
