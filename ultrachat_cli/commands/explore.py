@@ -39,6 +39,7 @@ def explore(
     Colour it, search it, read a dialogue, draw round some of them and take their ids. Ctrl-C ends it.
     """
     import os
+    import signal
     import sys
     import tempfile
     import webbrowser
@@ -76,4 +77,5 @@ def explore(
             if open_ and url:
                 webbrowser.open(url)
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends serving as Ctrl-C does
         run.show(loaded.value, Path(folder), ready)
