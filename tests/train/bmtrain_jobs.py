@@ -49,7 +49,7 @@ def step(trainer: BMTrain) -> dict[str, Any]:
     batches = [Batch.of(one) for one in documents()]
     learned = sum(batch.learned for batch in batches)
     losses = [trainer.forward_backward(batch, learned) for batch in batches[place.rank :: place.world]]
-    loss = trainer.total([sum(losses)])[0] / learned
+    loss = place.total([sum(losses)])[0] / learned
     slopes = {
         name: (weight._start_partition or 0, None if weight.grad is None else weight.grad.detach().clone())
         for name, weight in trainer._named.items()
@@ -70,7 +70,7 @@ def learning(given: Path, out: Path, place: Place) -> dict[str, Any]:
             before = weights(trainer)
             steps = [step(trainer), step(trainer)]
             with torch.no_grad():
-                held = trainer.total([trainer.loss(Batch.of(documents()[place.rank % 2]))])[0] / place.world
+                held = place.total([trainer.loss(Batch.of(documents()[place.rank % 2]))])[0] / place.world
             found[f"{kind} {recompute}"] = {
                 "before": before, "steps": steps, "after": weights(trainer), "held": held,
                 "answer": trainer.answer([5, 9, 2], 4, None),
@@ -87,10 +87,10 @@ def resuming(given: Path, out: Path, place: Place) -> dict[str, Any]:
         if place.first:
             folder.mkdir(parents=True)
         first = engine(given / "tied", place, precision=precision, offload=offload)
-        first.wait()
+        place.wait()
         told = [step(first), step(first)]
         first.save(folder)
-        first.wait()
+        place.wait()
         told.append(step(first))
         second = engine(given / "tied", place, precision=precision, offload=offload)
         second.load(folder)

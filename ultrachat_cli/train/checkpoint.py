@@ -52,9 +52,9 @@ def save(folder: Path, engine: Engine, now: State, keep: int) -> Path:
         if engine.place.first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        engine.wait()
+        engine.place.wait()
         engine.save(partial)
-        engine.wait()
+        engine.place.wait()
         if engine.place.first:
             with jsonl.replacing(partial / _STATE) as out:
                 out.write(orjson.dumps(asdict(now)))
@@ -65,7 +65,7 @@ def save(folder: Path, engine: Engine, now: State, keep: int) -> Path:
         if (cause := _disk(error)) is None:
             raise
         raise jsonl.unwritable(target, cause) from error
-    engine.wait()
+    engine.place.wait()
     return target
 
 

@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.machine import cores
 from ultrachat_cli.train import processes
 from ultrachat_cli.train.settings import EngineName, TrainConfig
 
@@ -45,15 +46,8 @@ def compiled(config: TrainConfig, plan: Plan, place: Place, cost: Cost) -> bool:
     if place.device.type == "cuda":
         return True
     tokens = plan.tokens * config.epochs
-    seconds = 6 * cost.weights * tokens / (_CPU_RATE * (processes_cores() or 1))
+    seconds = 6 * cost.weights * tokens / (_CPU_RATE * cores())
     return seconds * _CPU_GAIN > 2 * _COMPILE_SECONDS
-
-
-def processes_cores() -> int:
-    """Cores of this machine."""
-    from ultrachat_cli.machine import cores
-
-    return cores()
 
 
 def built(

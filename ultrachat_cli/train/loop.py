@@ -92,7 +92,7 @@ class Loop:
         learned = plan.learned(rows)
         batches = plan.batches(rows, engine.place.rank)
         losses = [engine.forward_backward(batch, learned) for batch in batches]
-        loss, stop, flops = engine.total([sum(losses), float(asked["stop"]), sum(map(self._cost.flops, batches))])
+        loss, stop, flops = engine.place.total([sum(losses), float(asked["stop"]), sum(map(self._cost.flops, batches))])
         loss /= max(1, learned)
         norm = engine.clip(self._config.optimizer.clip)
         rate = schedule.rate(self._config.optimizer, updates, plan.steps)
@@ -103,7 +103,7 @@ class Loop:
         row: Row = {
             "step": step + 1, "epoch": round(plan.epoch_at(step + 1), 4), "loss": loss, "lr": rate, "grad_norm": norm,
             "tokens": tokens, "learned": learned, "seconds": round(seconds, 4),
-            "tokens_per_second": round(tokens / seconds, 1), "memory_gib": round(engine.memory(), 3),
+            "tokens_per_second": round(tokens / seconds, 1), "memory_gib": round(engine.place.memory(), 3),
         }  # fmt: skip
         if (share := self._cost.utilisation(flops, seconds, engine.place)) is not None:
             row["mfu"] = round(share, 4)
@@ -132,7 +132,7 @@ class Loop:
             number = n * place.world + place.rank
             batch = Batch.of([examples[number]] if number < len(examples) else [])
             total += float(engine.loss(batch))
-        loss = engine.total([total])[0] / max(1, int(examples.learned.sum()))
+        loss = engine.place.total([total])[0] / max(1, int(examples.learned.sum()))
         self._validation.append(loss)
         row: Row = {"step": step, "validation_loss": loss, "perplexity": math.exp(min(loss, 700))}
         samples = self._held.sample(engine)

@@ -26,27 +26,20 @@ class Metrics:
         with jsonl.replacing(path) as out:
             out.writelines(kept)
         self._file = path.open("ab")
-        self._trackers = [
-            opened
-            for wanted, opened in (
-                (log.tensorboard, _tensorboard), (log.wandb, _wandb), (log.trackio, _trackio),
-            )
-            if wanted
-        ]  # fmt: skip
-        names = [name for name in (log.tensorboard, log.wandb, log.trackio) if name]
-        self._puts = [opened(name, folder, settings) for opened, name in zip(self._trackers, names, strict=True)]
+        trackers = (log.tensorboard, _tensorboard), (log.wandb, _wandb), (log.trackio, _trackio)
+        self._trackers = [opened(name, folder, settings) for name, opened in trackers if name]
 
     def put(self, row: Row) -> None:
         """Write one row; `step` counts finished steps."""
         self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         self._file.flush()
-        for put, _ in self._puts:
+        for put, _ in self._trackers:
             put(row)
 
     def close(self) -> None:
         """Hand over what is left."""
         self._file.close()
-        for _, close in self._puts:
+        for _, close in self._trackers:
             close()
 
 

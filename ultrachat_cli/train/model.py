@@ -58,6 +58,19 @@ class Learner(nn.Module):
         hidden: torch.Tensor = out.last_hidden_state[0].to(self._computed_in or head.dtype)
         return hidden[-1].to(head.dtype) @ head.T if labels is None else loss.summed(hidden, head, labels)
 
+    def answer(self, ids: torch.Tensor, longest: int, end: int | None) -> list[int]:
+        """A greedy continuation of a prompt, ids int64[t], up to and with the token `end`."""
+        asked = len(ids)
+        for _ in range(longest):
+            size = len(ids)
+            bounds = torch.tensor([0, size], dtype=torch.int32, device=ids.device)
+            places = torch.arange(size, device=ids.device)
+            follows = self(ids=ids, positions=places, labels=None, documents=bounds, longest=size).argmax()
+            ids = torch.cat([ids, follows[None]])
+            if int(follows) == end:
+                break
+        return [int(token) for token in ids[asked:]]
+
 
 def norms(layer: nn.Module) -> list[nn.Module]:
     """The norms of a decoder layer whose output matrices read."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -27,6 +29,22 @@ class Place:
     def first(self) -> bool:
         """Whether it is the one that speaks and writes."""
         return self.rank == 0
+
+    def total(self, values: Sequence[torch.Tensor | float]) -> list[float]:
+        """Sums over all processes."""
+        summed = torch.stack([torch.as_tensor(value, dtype=torch.float64).cpu() for value in values])
+        dist.all_reduce(summed)
+        return [float(value) for value in summed]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        dist.all_reduce(torch.zeros(1))
+
+    def memory(self) -> float:
+        """Most memory of this process so far, in GiB: of the GPU where it has one, else resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def launched() -> bool:

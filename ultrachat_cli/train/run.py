@@ -103,9 +103,7 @@ def _train(
             "data": summary(prepared), "model": prepared.spec.model_dump(mode="json")}  # fmt: skip
     metrics = Metrics(config.folder, state.step, config.log, told["config"]) if first else None
     if first:
-        manifest.write(
-            config.folder, {**told, "data": summary(prepared), "model": prepared.spec.model_dump(mode="json")}
-        )
+        manifest.write(config.folder, told)
     held = Held(prepared.held, lambda engine: _samples(engine, prepared, config)) if prepared.held else None
     loop = Loop(config, engine, plan, prepared.data, cost, held, metrics, progress)
     try:
@@ -128,7 +126,7 @@ def _train(
         result.files.append(config.folder)
     if first:
         manifest.write(config.folder, {**told, "report": result.record()})
-    engine.wait()
+    engine.place.wait()
     return result
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.train.batches import Batch
 from ultrachat_cli.train.engines import any_model
-from ultrachat_cli.train.engines.fsdp import peak_memory
 from ultrachat_cli.train.processes import Place
 from ultrachat_cli.train.settings import TrainConfig
 
@@ -166,20 +165,3 @@ class Accelerated:
                 break
         self.learner.train()
         return [int(token) for token in ids[0, len(prompt) :]]
-
-    def total(self, values: list[torch.Tensor | float]) -> list[float]:
-        """See `Engine`."""
-        summed_up = torch.stack([torch.as_tensor(value, dtype=torch.float64).cpu() for value in values])
-        dist.all_reduce(summed_up)
-        return [float(value) for value in summed_up]
-
-    def wait(self) -> None:
-        """See `Engine`."""
-        dist.all_reduce(torch.zeros(1))
-
-    def memory(self) -> float:
-        """See `Engine`."""
-        return peak_memory(self.place.device)
-
-    def close(self) -> None:
-        """See `Engine`."""

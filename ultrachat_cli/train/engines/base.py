@@ -46,15 +46,3 @@ class Engine(Protocol):
 
     def answer(self, prompt: list[int], longest: int, end: int | None) -> list[int]:
         """A greedy continuation of a prompt."""
-
-    def total(self, values: list[torch.Tensor | float]) -> list[float]:
-        """Sums over all processes."""
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-
-    def memory(self) -> float:
-        """Largest memory of this process so far, in GiB: of the GPU where there is one."""
-
-    def close(self) -> None:
-        """Leave the process group."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -21,7 +20,6 @@ from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.train import model
 from ultrachat_cli.train.batches import Batch
 from ultrachat_cli.train.engines import bmtrain_blocks as blocks
-from ultrachat_cli.train.engines.fsdp import peak_memory
 from ultrachat_cli.train.processes import Place
 from ultrachat_cli.train.settings import TrainConfig
 
@@ -178,33 +176,7 @@ class BMTrain:
     @torch.no_grad()
     def answer(self, prompt: list[int], longest: int, end: int | None) -> list[int]:
         """See `Engine`."""
-        ids = torch.tensor(prompt, device=self.place.device)
-        for _ in range(longest):
-            size = len(ids)
-            bounds = torch.tensor([0, size], dtype=torch.int32, device=ids.device)
-            places = torch.arange(size, device=ids.device)
-            follows = self.learner(ids=ids, positions=places, labels=None, documents=bounds, longest=size).argmax()
-            ids = torch.cat([ids, follows[None]])
-            if int(follows) == end:
-                break
-        return [int(token) for token in ids[len(prompt) :]]
-
-    def total(self, values: list[torch.Tensor | float]) -> list[float]:
-        """See `Engine`."""
-        summed = torch.stack([torch.as_tensor(value, dtype=torch.float64).cpu() for value in values])
-        dist.all_reduce(summed)
-        return [float(value) for value in summed]
-
-    def wait(self) -> None:
-        """See `Engine`."""
-        dist.all_reduce(torch.zeros(1))
-
-    def memory(self) -> float:
-        """See `Engine`."""
-        return peak_memory(self.place.device)
-
-    def close(self) -> None:
-        """See `Engine`."""
+        return self.learner.answer(torch.tensor(prompt, device=self.place.device), longest, end)
 
 
 class _Kept(dict[str, Any]):

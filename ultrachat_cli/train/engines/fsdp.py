@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -154,42 +153,7 @@ class Fsdp:
     @torch.no_grad()
     def answer(self, prompt: list[int], longest: int, end: int | None) -> list[int]:
         """See `Engine`."""
-        ids = torch.tensor(prompt, device=self.place.device)
-        for _ in range(longest):
-            size = len(ids)
-            bounds = torch.tensor([0, size], dtype=torch.int32, device=ids.device)
-            places = torch.arange(size, device=ids.device)
-            follows = self.learner(ids=ids, positions=places, labels=None, documents=bounds, longest=size).argmax()
-            ids = torch.cat([ids, follows[None]])
-            if int(follows) == end:
-                break
-        return [int(token) for token in ids[len(prompt) :]]
-
-    def total(self, values: list[torch.Tensor | float]) -> list[float]:
-        """See `Engine`."""
-        summed = torch.stack([torch.as_tensor(value, dtype=torch.float64).cpu() for value in values])
-        dist.all_reduce(summed)
-        return [float(value) for value in summed]
-
-    def wait(self) -> None:
-        """See `Engine`."""
-        dist.all_reduce(torch.zeros(1))
-
-    def memory(self) -> float:
-        """See `Engine`."""
-        return peak_memory(self.place.device)
-
-    def close(self) -> None:
-        """See `Engine`."""
-
-
-def peak_memory(device: torch.device) -> float:
-    """GiB: the most a GPU held, or the largest resident size of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return self.learner.answer(torch.tensor(prompt, device=self.place.device), longest, end)
 
 
 def _whole(weight: torch.Tensor) -> torch.Tensor:
