@@ -116,6 +116,27 @@ def test_faster_copy_says_the_same_within_a_step(gguf: Path, tmp_path: Path) -> 
     assert np.abs(step * packed[:, 2:].view(np.int8) - wanted).max() <= np.abs(wanted).max() / 250
 
 
+OPEN_AND_CLOSE = """
+import sys
+from pathlib import Path
+from ultrachat_cli.backends.llamacpp import LlamaServer
+for _ in range(6):
+    LlamaServer(Path(sys.argv[1]), slots=1, context=512).close()
+"""
+
+
+def test_a_server_closed_as_soon_as_it_is_there_ends(gguf: Path) -> None:
+    """More processes than cores: the server's own thread comes late to its queue."""
+    many = [
+        subprocess.Popen([sys.executable, "-c", OPEN_AND_CLOSE, str(gguf)]) for _ in range(3 * (os.cpu_count() or 1))
+    ]
+    try:
+        assert [process.wait(100) for process in many] == [0] * len(many)
+    finally:
+        for process in many:
+            process.kill()
+
+
 def test_slots_follow_cores_memory_and_wish(gguf: Path) -> None:
     assert carry(gguf, 2048, 1) == 1
     assert 1 <= carry(gguf, 2048, 4096) <= 8 * (os.cpu_count() or 1)

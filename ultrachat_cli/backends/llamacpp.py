@@ -7,6 +7,7 @@ Clients talk to `LlamaServer.url` as to any OpenAI-compatible endpoint. The para
 from __future__ import annotations
 
 import atexit
+import http.client
 import os
 import socket
 from pathlib import Path
@@ -55,6 +56,7 @@ class LlamaServer:
         self.slots = slots
         self._address: str = self._server.listening_address
         self.url = f"{self._address}/v1"
+        _answer(self._address.removeprefix("http://"))
         atexit.register(self.close)  # the interpreter crashes if it ends with the server alive
 
     def close(self) -> None:
@@ -89,6 +91,14 @@ def _xllamacpp() -> Any:
             hint = "pip install xllamacpp, or give an endpoint with --base-url."
         raise UltraError(f"the embedded model needs xllamacpp: {error}", hint) from error
     return xllamacpp
+
+
+def _answer(address: str) -> None:
+    """Return once the task queue runs: it would miss a `close` before that, and wait for ever."""
+    connection = http.client.HTTPConnection(address)
+    connection.request("GET", "/lora-adapters")  # answered by the queue itself, unlike /health
+    connection.getresponse().read()
+    connection.close()
 
 
 def _cut_connections(port: int) -> None:
