@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +24,21 @@ class Spread(Protocol):
 
     def __call__(self, do: Callable[[T, Any], R], tasks: Iterable[T]) -> Iterator[R]:
         """Begins at once; results come as they are ready."""
+
+
+def in_order(spread: Spread, do: Callable[[T, Any], R], tasks: Iterable[T]) -> Iterator[R]:
+    """Results in the order of their tasks: what is ready early waits for its turn."""
+    early: dict[int, R] = {}
+    due = 0
+    for number, result in spread(partial(_numbered, do), enumerate(tasks)):
+        early[number] = result
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def _numbered(do: Callable[[T, Any], R], task: tuple[int, T], job: Any) -> tuple[int, R]:
+    return task[0], do(task[1], job)
 
 
 @contextmanager
@@ -43,6 +59,7 @@ def pool(processes: int, job: object, preload: str) -> Iterator[Spread]:
         except BaseException:
             for process in list((executor._processes or {}).values()):
                 process.kill()
+            executor._result_queue._writer.close()  # type: ignore[attr-defined]  # else half a result is waited for
             raise
         finally:
             executor.shutdown(cancel_futures=True)

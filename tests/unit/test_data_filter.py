@@ -197,3 +197,18 @@ def test_truecased_dialogues_are_counted_and_the_rejected_are_as_they_were(tmp_p
     assert [row["data"] for row in stays] == [GOOD, GOOD]
     assert report.counts["truecased"] == 1
     assert goes[0]["data"] == [lower[0], "sorry, i cannot help."]
+
+
+def test_several_processes_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [GOOD, [*GOOD, "Thanks!", "You are welcome."], [lower.lower() for lower in GOOD], [ASK], [GERMAN, SAY]]
+    many = [[f"{n}. {data[0]}", *data[1:]] for n in range(40) for data in kinds]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = filtered(tmp_path / "one", *many, truecase=True, language="en")
+    monkeypatch.setattr(filter, "_ALONE", 16)
+    monkeypatch.setattr(filter, "_BATCH", 3)
+    monkeypatch.setattr(filter, "cores", lambda: 2)
+    two = filtered(tmp_path / "two", *many, truecase=True, language="en")
+    assert one[:2] == two[:2]
+    assert one[2].counts == two[2].counts
+    assert one[2].counts.keys() >= {"truecased", "thanks_cut_off", "rejected.no_answer", "rejected.language"}

@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
+from ultrachat_cli import workers
 from ultrachat_cli.data.one_pass import Report, one_pass
 from ultrachat_cli.data.truecase import truecase
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.filters import faults
 from ultrachat_cli.filters.settings import TurnFilters
+from ultrachat_cli.machine import cores
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records.dialogue import Dialogue
 
 ALL, DROP, KEEP = "all", "drop", "keep"
+_BATCH = 64  # dialogues a process takes at a time
+_ALONE = 1024  # dialogues for which no processes are started
 
 
 @dataclass(frozen=True)
@@ -64,21 +70,50 @@ def run(inputs: Sequence[Path] | None, output: Path | None, wanted: Wanted, prog
     Rounds at the end in which the user only says thanks are cut off. A dialogue that ends with the user is unfit.
     """
     wanted.check()
+    with one_pass("filter", inputs, output, progress) as job:
+        rest = (dialogue for _, _, dialogue in job.dialogues())
+        first = list(islice(rest, _ALONE))
+        processes = cores() if len(first) == _ALONE else 1
+        with workers.pool(processes, wanted, __name__) as spread:
+            for judged in workers.in_order(spread, _judge, _batches(chain(first, rest))):
+                for one in judged:
+                    if one.fault:
+                        job.reject(one.dialogue, *one.fault)
+                        continue
+                    job.report.counts["truecased"] += one.truecased
+                    job.report.counts["thanks_cut_off"] += one.thanks_cut_off
+                    job.put(one.dialogue)
+    return job.report
+
+
+class _Judged(NamedTuple):
+    """A dialogue as it is to be written, or as it came with (reason, turn)."""
+
+    dialogue: Dialogue
+    fault: tuple[str, str | None] | None = None
+    truecased: bool = False
+    thanks_cut_off: bool = False
+
+
+def _batches(dialogues: Iterator[Dialogue]) -> Iterator[list[Dialogue]]:
+    while batch := list(islice(dialogues, _BATCH)):
+        yield batch
+
+
+def _judge(dialogues: list[Dialogue], wanted: Wanted) -> list[_Judged]:
     settings = TurnFilters(language=wanted.language, refusals=wanted.refusals == DROP)
     cut_thanks = not {faults.POLITENESS, ALL} & set(wanted.allow)
-    with one_pass("filter", inputs, output, progress) as job:
-        for _, _, dialogue in job.dialogues():
-            shaped = _truecased(dialogue) if wanted.truecase else dialogue
-            changed = shaped.data != dialogue.data
-            thanked = shaped.part(0, _before_thanks(shaped.data)) if cut_thanks else shaped
-            found = _plain_fault(thanked, wanted) or _turn_fault(thanked, settings, wanted.allow)
-            if found:
-                job.reject(dialogue, *found)
-                continue
-            job.report.counts["truecased"] += changed
-            job.report.counts["thanks_cut_off"] += len(thanked.data) < len(shaped.data)
-            job.put(thanked)
-    return job.report
+    found = []
+    for dialogue in dialogues:
+        shaped = _truecased(dialogue) if wanted.truecase else dialogue
+        thanked = shaped.part(0, _before_thanks(shaped.data)) if cut_thanks else shaped
+        fault = _plain_fault(thanked, wanted) or _turn_fault(thanked, settings, wanted.allow)
+        if fault:
+            found.append(_Judged(dialogue, fault))
+        else:
+            thanks = len(thanked.data) < len(shaped.data)
+            found.append(_Judged(thanked, None, shaped.data != dialogue.data, thanks))
+    return found
 
 
 def _truecased(dialogue: Dialogue) -> Dialogue:

@@ -6,7 +6,6 @@ Registered with transformers as "documents"; the bounds travel as keyword argume
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,14 +32,17 @@ def attend(
         bounds = (documents, documents, longest, longest)
         out: torch.Tensor = varlen_attn(*flat, *bounds, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)  # type: ignore
         return out[None], None
-    edges = documents.tolist()
+    sizes = documents.diff().tolist()
     parts = [
         scaled_dot_product_attention(
-            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b],
-            dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped,
+            *part,
+            dropout_p=dropout,
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=grouped,  # type: ignore[misc]
         )
-        for a, b in pairwise(edges)
-    ]  # fmt: skip
+        for part in zip(*(tensor.split_with_sizes(sizes, 2) for tensor in (query, key, value)), strict=True)
+    ]
     return torch.cat(parts, 2).transpose(1, 2), None
 
 

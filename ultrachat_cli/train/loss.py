@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ultrachat_cli.train.batches import IGNORED
 
-_CHUNK = 1024  # tokens whose logits are in memory at once
+_CHUNK = 512  # tokens whose logits are in memory at once
 
 
 class _Summed(torch.autograd.Function):
@@ -28,29 +28,31 @@ class _Summed(torch.autograd.Function):
         learns_weight = ctx.needs_input_grad[1]
         wanted = hidden.requires_grad or learns_weight or learns_bias
         grad_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if learns_weight else None
+        grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if learns_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk):
             part, goal = hidden[start : start + chunk], labels[start : start + chunk, None]
-            logits = (part @ weight.T).float()
+            logits = part @ weight.T
             if bias is not None:
-                logits += bias
-            largest = logits.max(1, keepdim=True).values
-            right = logits.gather(1, goal)
-            probabilities = logits.sub_(largest).exp_()
-            norm = probabilities.sum(1, keepdim=True)
-            total += (norm.log() + largest - right).sum()
-            if wanted:
-                probabilities.div_(norm)
-                probabilities.scatter_add_(1, goal, torch.full_like(right, -1.0))
-                if grad_bias is not None:
-                    grad_bias += probabilities.sum(0)
-                slope = probabilities.to(weight.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[start : start + chunk] = slope @ weight
-                if grad_weight is not None:
-                    grad_weight += slope.T @ part
+                logits = logits + bias.float()
+            largest, place = logits.max(1, keepdim=True)
+            slope = torch.softmax(logits, 1, torch.float32)
+            total += (largest.float() - slope.gather(1, place).log() - logits.gather(1, goal).float()).sum()
+            if not wanted:
+                continue
+            slope.scatter_add_(1, goal, torch.full_like(slope[:, :1], -1.0))
+            if grad_bias is not None:
+                grad_bias += slope.sum(0)
+            del logits
+            slope = slope.to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
+            if learns_weight:
+                product = slope.T @ part
+                grad_weight = product.float() if grad_weight is None else grad_weight.add_(product)
+        if learns_weight and grad_weight is None:
+            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_type, ctx.bias_type = kind, None if bias is None else bias.dtype
         return total
@@ -62,7 +64,7 @@ class _Summed(torch.autograd.Function):
         if grad_hidden is not None:
             grad_hidden = grad_hidden * upstream.to(grad_hidden.dtype)
         if grad_weight is not None:
-            grad_weight = (grad_weight * upstream).to(ctx.weight_type)
+            grad_weight = grad_weight.mul_(upstream).to(ctx.weight_type)  # the largest gradient of all: no copy of it
         if grad_bias is not None:
             grad_bias = (grad_bias * upstream).to(ctx.bias_type)
         return grad_hidden, grad_weight, grad_bias, None, None
@@ -78,6 +80,8 @@ def summed(
     Products are in the type of `hidden`, sums and the gradient of a fp32 `weight` in fp32. Differentiable once; zero
     where nothing is learned.
     """
+    if not torch.is_grad_enabled():  # a Function is not told, and would work out gradients nobody asks for
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     learned = (labels != IGNORED).nonzero()[:, 0]
     found: torch.Tensor = _Summed.apply(hidden[learned], weight, bias, labels[learned], chunk)  # type: ignore
     return found
