@@ -40,6 +40,16 @@ def test_nothing_learned_is_no_loss_and_no_gradient() -> None:
     assert all(not gradient.any() for gradient in torch.autograd.grad(found, (hidden, weight)))
 
 
+def test_validation_works_out_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, labels = problem()
+    wanted = loss.summed(hidden, weight, labels)
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", None)  # where the gradient begins
+    with torch.no_grad():
+        found = loss.summed(hidden, weight, labels)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, wanted.detach())
+
+
 def test_very_large_logits_stay_finite() -> None:
     hidden, weight, labels = problem()
     assert torch.isfinite(loss.summed(hidden * 1e4, weight, labels))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ultrachat_cli.machine import cores
-from ultrachat_cli.train import processes
+from ultrachat_cli.train import loss, processes
 from ultrachat_cli.train.batches import Plan
 from ultrachat_cli.train.flops import Cost, inner_size
 from ultrachat_cli.train.prepare import Prepared, summary
@@ -88,7 +88,7 @@ def memory(config: TrainConfig, prepared: Prepared, cost: Cost, world: int, engi
     tokens = config.micro_batch * config.max_length
     kept = tokens * (layers * hidden * width + layer) if config.activation_checkpointing else tokens * layers * layer
     gathered: float = width * (2 * cost.inner / layers + cost.head * (1 if tied else 2))
-    logits = min(1024, tokens) * told.vocab_size * 12 + 4 * cost.head
+    logits = min(loss.CHUNK, tokens) * told.vocab_size * (width + 4) + 8 * cost.head
     if engine == "accelerate":  # all in each process, and a copy to compute with
         world, gathered = 1, width * weights if width < 4 else 0
     if engine == "bmtrain":

@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from ultrachat_cli.train.batches import IGNORED
 
-_CHUNK = 512  # tokens whose logits are in memory at once
+CHUNK = 512
+"""Tokens whose logits are in memory at once."""
 
 
 class _Summed(torch.autograd.Function):
@@ -71,7 +72,7 @@ class _Summed(torch.autograd.Function):
 
 
 def summed(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = _CHUNK, *,
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = CHUNK, *,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """The summed loss, float32 scalar: hidden [t, d], weight [v, d] and bias [v] (the LM head), labels int64[t] (-100:
