@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ultrachat_cli.backends.base import Sampling
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
@@ -55,6 +58,39 @@ def mark(answer: str) -> int | None:
     """The first whole number from 1 to 10 in an answer."""
     found = _MARK.search(answer)
     return int(found[1]) if found else None
+
+
+def interruptible(asked: Coroutine[Any, Any, Verdicts]) -> Verdicts:
+    """Run it; a first signal cancels it, so that what was answered is kept, and is then a `KeyboardInterrupt`.
+
+    Raised in the middle of an event loop, as signals otherwise are here, that would now and then be lost in a callback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(asked)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    async def guarded() -> Verdicts:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop(*_: Any) -> None:
+            restore()  # a second one does not wait
+            loop.call_soon_threadsafe(task.cancel)
+
+        for number in before:
+            signal.signal(number, stop)
+        return await asked
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        restore()
 
 
 async def judge(

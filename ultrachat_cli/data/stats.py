@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -188,7 +187,7 @@ def _judged(
     places = [n for n, (_, dialogue) in enumerate(sample) if id(dialogue) in chosen]
     progress.stage("judge", len(ASPECTS) * len(places), "marks")
     asked = judge.judge([sample[n][1] for n in places], settings, environ, progress.advance, progress.say)
-    verdicts = asyncio.run(asked)
+    verdicts = judge.interruptible(asked)
     for aspect, marks in verdicts.marks.items():
         columns.marks[aspect] = np.full(len(sample), np.nan)
         columns.marks[aspect][places] = [np.nan if given is None else given for given in marks]
