@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 from typing import Annotated
@@ -56,8 +57,17 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return errors.INTERRUPTED
     except BrokenPipeError:
+        if not _unread():
+            raise  # another pipe: a fault, not the end of a `| head`
         return errors.FAILED
     return errors.DONE
+
+
+def _unread() -> bool:
+    """Whether stdout is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _show(error: errors.UltraError) -> None:
