@@ -16,6 +16,7 @@ from ultrachat_cli.backends.openai import OpenAIBackend
 from ultrachat_cli.backends.scripted import ScriptedBackend
 from ultrachat_cli.errors import BackendError
 from ultrachat_cli.generate.lists import schema
+from ultrachat_cli.records.completion import Completion
 
 T = TypeVar("T")
 Open = Callable[[], Backend]
@@ -87,21 +88,22 @@ def test_a_schema_gives_json(opened: Open) -> None:
 
 
 def test_a_stream_is_the_answer_in_pieces(opened: Open) -> None:
-    async def both(backend: Backend) -> tuple[list[str], str]:
+    async def both(backend: Backend) -> tuple[list[str | Completion], Completion]:
         pieces = [piece async for piece in backend.stream(ask("Why is the sky blue?"), SAMPLING)]
-        return pieces, (await backend.complete(ask("Why is the sky blue?"), SAMPLING)).text
+        return pieces, await backend.complete(ask("Why is the sky blue?"), SAMPLING)
 
-    pieces, whole = use(opened, both)
+    (*pieces, last), whole = use(opened, both)
     assert len(pieces) > 3
     assert all(pieces)
-    assert "".join(pieces) == whole
+    assert "".join(map(str, pieces)) == whole.text
+    assert last == whole
 
 
 def test_a_stream_can_be_left_early(opened: Open) -> None:
     async def first(backend: Backend) -> str:
         stream = backend.stream(ask("Why is the sky blue?"), SAMPLING)
         async for piece in stream:
-            return piece
+            return str(piece)
         return ""
 
     assert use(opened, first).strip() == "Blue"

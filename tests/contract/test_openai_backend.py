@@ -10,7 +10,7 @@ from typing import TypeVar
 import orjson
 import pytest
 
-from tests.conftest import Answer, Asked, Serve, Web, completion, error
+from tests.conftest import Answer, Asked, Reply, Serve, Web, completion, error
 from tests.openai_server import Running
 from ultrachat_cli.backends.base import Sampling
 from ultrachat_cli.backends.openai import OpenAIBackend
@@ -44,7 +44,7 @@ def use(
 
 
 async def streamed(backend: OpenAIBackend, sampling: Sampling = PLAIN) -> list[str]:
-    return [piece async for piece in backend.stream(ASK, sampling)]
+    return [piece async for piece in backend.stream(ASK, sampling) if isinstance(piece, str)]
 
 
 def fails(
@@ -162,10 +162,32 @@ def test_stream(server: Serve, tmp_path: Path) -> None:
     assert "".join(pieces) == said
 
 
-def test_stream_with_usage_at_its_end(server: Serve) -> None:
-    sampling = Sampling(extra={"stream_options": {"include_usage": True}})
-    pieces = use(server().url, lambda backend: streamed(backend, sampling))
-    assert len(pieces) > 10
+def test_a_stream_counts_tokens(server: Serve) -> None:
+    async def last(backend: OpenAIBackend) -> object:
+        return [piece async for piece in backend.stream(ASK, PLAIN)][-1]
+
+    whole = use(server().url, last)
+    assert isinstance(whole, Completion)
+    assert (whole.finish, whole.model) == ("stop", "test-model")
+    assert whole.prompt_tokens > 0
+    assert whole.completion_tokens > 0
+
+
+def test_a_stream_of_a_server_that_does_not_count(web: Callable[[Answer], Web]) -> None:
+    """Some refuse `stream_options`: they are asked again without, once and for all."""
+    events = b'data: {"choices": [{"delta": {"content": "Yes."}, "finish_reason": "length"}]}\n\ndata: [DONE]\n\n'
+
+    def answer(asked: Asked) -> Reply:
+        counted = "stream_options" in asked.json
+        return error(400, "unknown field stream_options") if counted else (200, {}, events)
+
+    site = web(answer)
+
+    async def twice(backend: OpenAIBackend) -> list[object]:
+        return [[piece async for piece in backend.stream(ASK, PLAIN)] for _ in range(2)]
+
+    assert use(site.url, twice) == [["Yes.", Completion("Yes.", "length", 0, 0, "test-model")]] * 2
+    assert len(site.asked) == 3
 
 
 def test_models(steady: Running) -> None:

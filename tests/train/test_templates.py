@@ -13,7 +13,7 @@ from tests.train import tiny
 from ultrachat_cli.models import formats
 from ultrachat_cli.models.chat_tokens import ChatTokenizer
 from ultrachat_cli.models.formats import FORMATS, TOKENIZER
-from ultrachat_cli.train.templates import jinja
+from ultrachat_cli.models.formats_jinja import jinja
 
 WORDS = {
     "system": ["Be brief.", "It's {{ not }} a {% template %}\n"],

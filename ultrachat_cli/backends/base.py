@@ -46,8 +46,12 @@ class Backend(Protocol):
         """One answer; `schema`: a JSON schema that the answer must follow."""
         ...
 
-    def stream(self, messages: Messages, sampling: Sampling) -> AsyncIterator[str]:
-        """The answer piece by piece."""
+    def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str | Completion]:
+        """The answer piece by piece, and last of all the whole of it. Closed early, it stops being made."""
+        ...
+
+    async def count(self, messages: Messages) -> int | None:
+        """Tokens of the prompt that asks for the answer to `messages`; None where they can only be estimated."""
         ...
 
     async def models(self) -> list[str] | None:

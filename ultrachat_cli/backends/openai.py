@@ -38,6 +38,8 @@ class OpenAIBackend:
         self._session: aiohttp.ClientSession | None = None
         self.structured = True
         """False once the server refused a JSON schema: lists are then asked for and parsed as plain text."""
+        self.counts = True
+        """False once the server refused to count the tokens of a stream."""
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -59,9 +61,8 @@ class OpenAIBackend:
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": schema},
             }
-        path = "/completions" if raw else "/chat/completions"
         try:
-            async with self._open().post(self.url + path, data=orjson.dumps(body)) as response:
+            async with self._open().post(self._path(raw), data=orjson.dumps(body)) as response:
                 answer = await response.read()
                 status, headers = response.status, response.headers
         except (TimeoutError, aiohttp.ClientError) as error:
@@ -79,17 +80,10 @@ class OpenAIBackend:
             data = orjson.loads(answer)
             choice = data["choices"][0]
             text = choice["text"] if raw else choice["message"]["content"]
-            usage = data.get("usage") or {}
             finish = choice.get("finish_reason") or "stop"
             if not isinstance(text, str) or (not text.strip() and finish != "length"):
                 raise BackendError(f"{self.shown_url}: empty answer (finish_reason {finish})", retryable=True)
-            return Completion(
-                text,
-                finish,
-                int(usage.get("prompt_tokens") or 0),
-                int(usage.get("completion_tokens") or 0),
-                str(data.get("model") or self.model),
-            )
+            return _completion(text, finish, data.get("usage"), str(data.get("model") or self.model))
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             begins = self._without_key(answer[:80].decode(errors="replace"))
             raise BackendError(
@@ -98,35 +92,51 @@ class OpenAIBackend:
                 retryable=True,
             ) from error
 
-    async def stream(self, messages: Messages, sampling: Sampling) -> AsyncIterator[str]:
-        """The answer piece by piece (server-sent events); `BackendError` where it ends before its end."""
-        body = {"model": self.model, "messages": messages, "stream": True, **sampling.body()}
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str | Completion]:
+        """The answer piece by piece (server-sent events), then the whole of it; `BackendError` where it breaks off."""
+        raw = isinstance(prompt, str)
+        body = {"model": self.model, "prompt" if raw else "messages": prompt, "stream": True, **sampling.body()}
+        if self.counts:
+            body["stream_options"] = {"include_usage": True}
+        heard = _Heard(self.model)
         try:
-            async with self._open().post(self.url + "/chat/completions", data=orjson.dumps(body)) as response:
+            async with self._open().post(self._path(raw), data=orjson.dumps(body)) as response:
                 if response.status != 200:
                     answer = await response.read()
-                    raise self._refused(response.status, response.headers.get("Retry-After"), answer)
-                async for line in response.content:
-                    if not line.startswith(b"data:"):
-                        continue
-                    event = line[5:].strip()
-                    if event == b"[DONE]":
-                        return
-                    if piece := self._piece(event):
-                        yield piece
+                    if not (self.counts and response.status in (400, 422) and b"stream_options" in answer):
+                        raise self._refused(response.status, response.headers.get("Retry-After"), answer)
+                    self.counts = False
+                else:
+                    async for line in response.content:
+                        if not line.startswith(b"data:"):
+                            continue
+                        event = line[5:].strip()
+                        if event == b"[DONE]":
+                            yield heard.completion()
+                            return
+                        if piece := self._piece(event, heard):
+                            yield piece
+                    raise BackendError(f"{self.shown_url}: the answer broke off", retryable=True)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise self._unreachable(error) from error
-        raise BackendError(f"{self.shown_url}: the answer broke off", retryable=True)
+        async for piece_or_whole in self.stream(prompt, sampling):
+            yield piece_or_whole
 
-    def _piece(self, event: bytes) -> str:
+    def _path(self, raw: bool) -> str:
+        return self.url + ("/completions" if raw else "/chat/completions")
+
+    def _piece(self, event: bytes, heard: _Heard) -> str:
         try:
             data = orjson.loads(event)
             if "error" in data:
                 raise BackendError(f"{self.shown_url}: {self._without_key(_error_of(event)[0])}", retryable=True)
-            choices = data.get("choices") or [{}]
-            return choices[0].get("delta", {}).get("content") or ""
-        except (orjson.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
+            return heard.take(data)
+        except (orjson.JSONDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
             raise BackendError(f"{self.shown_url}: not an event of a chat completion", retryable=True) from error
+
+    async def count(self, messages: Messages) -> int | None:
+        """Only the server could tell."""
+        return None
 
     async def models(self) -> list[str] | None:
         """Names from /models, None when the server has no such list; `BackendError` when it cannot be reached."""
@@ -181,6 +191,35 @@ class OpenAIBackend:
             fatal=status in (401, 403, 404) or code == "insufficient_quota",
             code=code,
         )
+
+
+class _Heard:
+    """What the events of a stream told so far."""
+
+    def __init__(self, model: str) -> None:
+        self._model, self._finish, self._usage = model, "", None
+        self._pieces: list[str] = []
+
+    def take(self, event: Mapping[str, Any]) -> str:
+        """The text of one more event."""
+        self._usage = event.get("usage") or self._usage
+        self._model = str(event.get("model") or self._model)
+        choice = (event.get("choices") or [{}])[0]
+        self._finish = choice.get("finish_reason") or self._finish
+        piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        self._pieces.append(piece)
+        return str(piece)
+
+    def completion(self) -> Completion:
+        """The whole of it."""
+        return _completion("".join(self._pieces), self._finish or "stop", self._usage, self._model)
+
+
+def _completion(text: str, finish: str, usage: Mapping[str, Any] | None, model: str) -> Completion:
+    usage = usage or {}
+    known = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    asked, said = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    return Completion(text, finish, asked, said, model, cached_tokens=int(known or 0))
 
 
 def _proxy(url: str) -> str | None:

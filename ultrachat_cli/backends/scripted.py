@@ -102,11 +102,16 @@ class ScriptedBackend:
         text, finish = self._answer(prompt, sampling, schema)
         return Completion(text, finish, prompt_tokens(prompt), estimate_tokens(text), "scripted")
 
-    async def stream(self, messages: Messages, sampling: Sampling) -> AsyncIterator[str]:
-        """The answer word by word."""
-        words = self._answer(messages, sampling, None)[0].split(" ")
-        for n, word in enumerate(words):
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str | Completion]:
+        """The answer word by word, then the whole of it."""
+        answer = await self.complete(prompt, sampling)
+        for n, word in enumerate(answer.text.split(" ")):
             yield f" {word}" if n else word
+        yield answer
+
+    async def count(self, messages: Messages) -> int | None:
+        """Only estimates."""
+        return None
 
     async def models(self) -> list[str] | None:
         """Nothing is served."""

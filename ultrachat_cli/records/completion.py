@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer. `finish`: `stop`, `length` or what the server said; tokens as the server counts; `cost`: dollars."""
+    """One answer. `finish`: `stop`, `length` or what the server said; tokens as the server counts; `cost`: dollars.
+
+    `cached_tokens`: those of the prompt that the model knew already and did not work out again.
+    """
 
     text: str
     finish: str = "stop"
@@ -15,3 +18,4 @@ class Completion:
     completion_tokens: int = 0
     model: str = ""
     cost: float = 0.0
+    cached_tokens: int = 0

@@ -13,9 +13,9 @@ import orjson
 
 from ultrachat_cli.models import folders
 from ultrachat_cli.models.chat_tokens import ChatTokenizer
+from ultrachat_cli.models.formats_jinja import jinja
 from ultrachat_cli.models.specs import FACTS, ModelSpec
 from ultrachat_cli.records import jsonl
-from ultrachat_cli.train.templates import jinja
 
 if TYPE_CHECKING:
     import torch
