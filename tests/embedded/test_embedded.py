@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from ultrachat_cli.backends.base import Sampling
+from ultrachat_cli.backends.embedded import EmbeddedBackend
 from ultrachat_cli.backends.llamacpp import LlamaServer, carry, kv_bytes
 from ultrachat_cli.backends.openai import OpenAIBackend
 from ultrachat_cli.errors import BackendError, UltraError
 from ultrachat_cli.generate.lists import parse_list, schema
 from ultrachat_cli.models import formats, requantize, specs, weights
+from ultrachat_cli.models.formats_jinja import jinja
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 ULTRACHAT = str(Path(sys.executable).with_name("ultrachat"))
@@ -62,6 +64,23 @@ def test_chat_answers_in_english_about_the_question(server: LlamaServer) -> None
     assert re.search(r"[a-z]{3,}", answer.text)  # type: ignore[attr-defined]
     assert answer.prompt_tokens > 5  # type: ignore[attr-defined]
     assert 0 < answer.completion_tokens <= 60  # type: ignore[attr-defined]
+
+
+def test_a_prompt_is_counted_to_the_token(gguf: Path) -> None:
+    """In the registry's chat format, not in the file's own, which adds a system message of its own."""
+    messages = [{"role": "user", "content": "Name one animal that lives in the sea."}]
+    with LlamaServer(gguf, slots=1, context=512, template=jinja(SPEC.format)) as server:
+
+        async def both() -> tuple[int | None, int]:
+            backend = EmbeddedBackend(server, SPEC.name, timeout=300)
+            try:
+                answer = await backend.complete(messages, Sampling(max_tokens=4, temperature=0.0))
+                return await backend.count(messages), answer.prompt_tokens
+            finally:
+                await backend.close()
+
+        counted, asked = asyncio.run(both())
+    assert counted == asked == 18
 
 
 def test_schema_gives_exactly_the_items_of_their_patterns(server: LlamaServer) -> None:

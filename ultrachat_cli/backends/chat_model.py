@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 
 from ultrachat_cli.backends import base, llamacpp
 from ultrachat_cli.backends.base import Backend, Prompt, Sampling
+from ultrachat_cli.backends.embedded import EmbeddedBackend
 from ultrachat_cli.backends.limits import Budget, Limiter, LimitSettings, Usage
 from ultrachat_cli.backends.openai import OpenAIBackend
 from ultrachat_cli.backends.scripted import ScriptedBackend
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.models import formats, requantize, weights
+from ultrachat_cli.models.formats_jinja import jinja
 from ultrachat_cli.models.specs import OPENAI, ModelSpec, Price, resolve
 from ultrachat_cli.records.completion import Completion
 from ultrachat_cli.records.journal import Journal
@@ -154,11 +156,11 @@ class ChatModels:
             slots = llamacpp.carry(path, self._context(spec), wanted)
             if slots < wanted:
                 self._say(f"{spec.name}: {slots} slots (of {wanted} asked for) are what this machine carries")
-            return llamacpp.LlamaServer(path, slots=slots, context=self._context(spec))
+            return llamacpp.LlamaServer(path, slots=slots, context=self._context(spec), template=jinja(spec.format))
 
         server = await asyncio.to_thread(start)
         self._servers.append(server)
-        backend = OpenAIBackend(server.url, spec.name, timeout=max(600.0, self.settings.timeout))
+        backend = EmbeddedBackend(server, spec.name, timeout=max(600.0, self.settings.timeout))
         model = self._model(spec, backend, f"embedded:{spec.name}", slots=server.slots)
         model.context = self._context(spec)
         return model

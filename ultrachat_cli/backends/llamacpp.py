@@ -29,7 +29,10 @@ class LlamaServer:
     Raises `UltraError` where xllamacpp is missing or the file cannot be served.
     """
 
-    def __init__(self, gguf: Path, *, slots: int, context: int, threads: int | None = None) -> None:
+    def __init__(
+        self, gguf: Path, *, slots: int, context: int, threads: int | None = None, template: str | None = None
+    ) -> None:
+        """`template`: a chat template (Jinja) in place of the file's own."""
         read_header(gguf)
         xllamacpp = _xllamacpp()
         params: Any = xllamacpp.CommonParams()
@@ -44,6 +47,7 @@ class LlamaServer:
         params.cache_idle_slots = False
         params.fit_params = False  # no probing of memory: `carry` did it
         params.n_gpu_layers = 0
+        params.chat_template = template or ""
         params.verbosity = -1
         params.ui = params.endpoint_slots = False
         params.hostnames, params.port = ["127.0.0.1"], 0
