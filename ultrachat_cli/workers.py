@@ -13,9 +13,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from ultrachat_cli import signals
+
 T = TypeVar("T")
 R = TypeVar("R")
-_ENDS = (signal.SIGINT, signal.SIGTERM)
 _job: Any = None  # what all tasks of this process share: sent once, not with every task
 
 
@@ -53,7 +54,7 @@ def pool(processes: int, job: object, preload: str) -> Iterator[Spread]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(job,))
-    with _broken_pipes_raise():
+    with signals.handled(signal.SIG_IGN, [signal.SIGPIPE]):  # a pipe to a process that was killed must not end this one
         try:
             yield lambda do, tasks: _spread(executor, do, tasks, 3 * processes)
         except BaseException:
@@ -65,19 +66,6 @@ def pool(processes: int, job: object, preload: str) -> Iterator[Spread]:
             executor.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _broken_pipes_raise() -> Iterator[None]:
-    """A pipe to a process that was killed must not end this one, as the default of the command line would."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGPIPE, before)
-
-
 def _call(do: Callable[[T, Any], R], task: T) -> R:
     return do(task, _job)
 
@@ -85,8 +73,9 @@ def _call(do: Callable[[T, Any], R], task: T) -> R:
 def _spread(executor: ProcessPoolExecutor, do: Callable[[T, Any], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
     """At most `ahead` tasks are under way, so that a long list of them is never in memory at once."""
     rest = iter(tasks)
+    first = list(islice(rest, ahead))
     with _undisturbed():
-        waiting: set[Future[R]] = {executor.submit(_call, do, task) for task in islice(rest, ahead)}
+        waiting: set[Future[R]] = {executor.submit(_call, do, task) for task in first}
     while waiting:
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         waiting |= {executor.submit(_call, do, task) for task in islice(rest, len(done))}
@@ -97,16 +86,11 @@ def _spread(executor: ProcessPoolExecutor, do: Callable[[T, Any], R], tasks: Ite
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Signals wait until the processes that are being started are known, and can be ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: came.append(got)) for number in _ENDS}
     try:
-        yield
+        with signals.handled(lambda number, _: came.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for late in came:
             signal.raise_signal(late)
 

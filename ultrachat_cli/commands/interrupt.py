@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import typer
 
+from ultrachat_cli import signals
 from ultrachat_cli.errors import INTERRUPTED
 
 T = TypeVar("T")
@@ -25,21 +26,16 @@ def plain(farewell: str) -> Iterator[None]:
     """For work without an event loop: the first signal ends it with `KeyboardInterrupt`, said in one line, exit 130."""
 
     def stop(*_: Any) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals.ENDS:
             signal.signal(number, lambda *_: os._exit(INTERRUPTED))
         raise KeyboardInterrupt
 
-    before: dict[int, Any] = {}
-    if threading.main_thread() is threading.current_thread():
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(farewell, file=sys.stderr, flush=True)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:  # a signal on the way out has nothing left to interrupt
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with signals.handled(stop):
+        try:
+            yield
+        except KeyboardInterrupt:
+            print(farewell, file=sys.stderr, flush=True)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def run(job: Coroutine[Any, Any, T], farewell: str) -> T:
@@ -53,7 +49,6 @@ def run(job: Coroutine[Any, Any, T], farewell: str) -> T:
     gc.freeze()  # a thousand dialogues under way are many live objects: look through them less often
     gc.set_threshold(50_000, 20, 50)
     interrupted = threading.Event()
-    main = threading.main_thread() is threading.current_thread()
 
     async def guarded() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -73,13 +68,11 @@ def run(job: Coroutine[Any, Any, T], farewell: str) -> T:
             print(farewell, file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
 
-        if main:
-            # Plain handlers, not the loop's: they run between two bytecodes even when the loop itself is held up.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, stop)
+        # Plain handlers, not the loop's: they run between two bytecodes even when the loop itself is held up.
+        served.enter_context(signals.handled(stop))
         return await job
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with ExitStack() as served, asyncio.Runner(loop_factory=new_loop) as runner:
         try:
             return runner.run(guarded())
         except (asyncio.CancelledError, KeyboardInterrupt):

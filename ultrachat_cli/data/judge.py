@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import signal
-import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ultrachat_cli import signals
 from ultrachat_cli.backends.base import Sampling
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.backends.limits import LimitSettings
@@ -65,32 +64,22 @@ def interruptible(asked: Coroutine[Any, Any, Verdicts]) -> Verdicts:
 
     Raised in the middle of an event loop, as signals otherwise are here, that would now and then be lost in a callback.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return asyncio.run(asked)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     async def guarded() -> Verdicts:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
         def stop(*_: Any) -> None:
-            restore()  # a second one does not wait
+            give_back()  # a second one does not wait
             loop.call_soon_threadsafe(task.cancel)
 
-        for number in before:
-            signal.signal(number, stop)
-        return await asked
+        with signals.handled(stop) as give_back:
+            return await asked
 
     try:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    finally:
-        restore()
 
 
 async def judge(

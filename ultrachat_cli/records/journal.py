@@ -11,8 +11,8 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +24,10 @@ _LINGER = 0.005
 """Seconds in which answers gather before a commit: a twentieth of a fast model's latency, several answers a commit."""
 _GRACE = 0.4
 """Seconds for calls under way when a run is interrupted: enough for answers that are on the wire."""
-_FIELDS = "text, finish, prompt_tokens, completion_tokens, model, cost"
+_NAMES = ("text", "finish", "prompt_tokens", "completion_tokens", "model", "cost")
+"""Of a `Completion`: what a cache knew is of no use later."""
+_FIELDS = ", ".join(_NAMES)
+_row = attrgetter(*_NAMES)
 _SCHEMA = f"CREATE TABLE IF NOT EXISTS answers(key TEXT PRIMARY KEY, {_FIELDS});"
 _ROWS = 100  # of one statement
 
@@ -101,7 +104,7 @@ class Journal:
         while self._pending:
             await asyncio.sleep(_LINGER)
             batch, self._pending = self._pending, []
-            rows = [(key, *astuple(answer)) for key, answer, _ in batch]
+            rows = [(key, *_row(answer)) for key, answer, _ in batch]
             try:
                 await self.run(partial(_store, rows=rows))
             except UltraError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ultrachat_cli import signals
 from ultrachat_cli.errors import UltraError
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.train import checkpoint, schedule
@@ -163,12 +164,8 @@ def _signals() -> Iterator[dict[str, Any]]:
             signal.raise_signal(number)
         asked["stop"] = True
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with signals.handled(note):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _note(row: Row) -> str:
