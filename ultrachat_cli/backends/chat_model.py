@@ -45,7 +45,7 @@ class ChatModel:
     spec: ModelSpec
     backend: Backend
     limiter: Limiter
-    journal: Journal
+    journal: Journal | None
     price: Price | None
     context: int
     url: str
@@ -55,16 +55,17 @@ class ChatModel:
     async def ask(
         self, key: str, prompt: Prompt, sampling: Sampling, *, schema: Mapping[str, Any] | None = None
     ) -> Completion:
-        """The answer to `prompt`, asked for once in the life of the journal under `key`."""
-        return await self.journal.once(
-            key,
-            lambda: self.limiter.run(
+        """The answer to `prompt`, asked for once in the life of the journal under `key`; a new one without a journal."""
+
+        async def asked() -> Completion:
+            return await self.limiter.run(
                 lambda: self.backend.complete(prompt, sampling, schema=schema),
                 prompt=base.prompt_tokens(prompt),
                 completion=sampling.max_tokens or 1024,
                 price=self.price,
-            ),
-        )
+            )
+
+        return await (asked() if self.journal is None else self.journal.once(key, asked))
 
     def raw_turn(self, messages: base.Messages, open_role: str) -> tuple[str, tuple[str, ...]]:
         """The prompt and stop strings of a raw completion that continues with `open_role`'s turn."""
@@ -78,7 +79,7 @@ class ChatModels:
     def __init__(
         self,
         settings: LimitSettings,
-        journal: Journal,
+        journal: Journal | None,
         environ: Mapping[str, str],
         *,
         prices: Mapping[str, Price] | None = None,

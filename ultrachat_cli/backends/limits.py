@@ -214,6 +214,10 @@ class Limiter:
         """Let no further request out."""
         self._open = self._open or CircuitOpen("the run is being stopped", fatal=True)
 
+    def forgive(self) -> None:
+        """Close the circuit: somebody asks anew, perhaps after mending what was wrong."""
+        self._open, self._failed_in_row, self._alive_at = None, 0, time.monotonic()
+
     def _note(self, error: BackendError) -> None:
         """Open the circuit when the endpoint is beyond hope; a server that names a waiting time is alive."""
         if isinstance(error, CircuitOpen):
