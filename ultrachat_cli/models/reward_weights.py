@@ -1,0 +1,145 @@
+"""The weights of a reward model, from its folder onto a device: nothing foreign is run, nothing is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ultrachat_cli.errors import ConfigError, DataError, MissingExtra, UltraError
+from ultrachat_cli.machine import available_memory
+from ultrachat_cli.models import tensor_files
+
+_SPARE = 1.1
+"""Memory beside the weights: activations of a batch, the largest tensor while it is converted."""
+
+
+class Place(NamedTuple):
+    """Where a model computes and in what numbers: a `torch.device` and a `torch.dtype`."""
+
+    device: Any
+    dtype: Any
+
+
+def place(device: str, dtype: str) -> Place:
+    """`auto`: the first GPU, else the CPU; bf16 on a GPU (fp16 where it has none), fp32 on a CPU.
+
+    Raises `ConfigError` for what is no device or no floating-point type, `MissingExtra` without torch.
+    """
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("a reward model", "torch and transformers", "train") from error
+    gpu = torch.cuda.is_available()
+    try:
+        where = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        raise ConfigError(f"--device: {device}: no such device", "use auto, cpu, cuda or cuda:1") from None
+    if where.type == "cuda" and (not gpu or (where.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"--device: {device}: {torch.cuda.device_count()} GPUs are here", "use --device cpu")
+    if dtype == "auto":
+        small = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else torch.float16
+        return Place(where, small if where.type == "cuda" else torch.float32)
+    names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    chosen = getattr(torch, names.get(dtype, dtype), None)
+    if chosen not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ConfigError(f"--dtype: {dtype}: use auto, float32, bfloat16 or float16")
+    return Place(where, chosen)
+
+
+def check_memory(name: str, parameters: int, where: Place) -> None:
+    """`UltraError` that says what `parameters` weights need where they do not fit into free memory."""
+    import torch
+
+    needed = parameters * where.dtype.itemsize * _SPARE
+    free = torch.cuda.mem_get_info(where.device)[0] if where.device.type == "cuda" else available_memory()
+    if needed <= free:
+        return
+    kind = str(where.dtype).removeprefix("torch.")
+    small = "" if where.dtype.itemsize == 2 else f" (bfloat16: {parameters * 2 * _SPARE / 1e9:.1f} GB)"
+    raise UltraError(
+        f"{name} has {parameters / 1e9:.1f} billion weights: in {kind} it needs {needed / 1e9:.1f} GB{small}, "
+        f"and {free / 1e9:.1f} GB are free on {where.device}",
+        "use a GPU that holds it, --dtype bfloat16, or a model behind an API as the judge: judge:openai:NAME",
+    )
+
+
+def parameters(folder: Path) -> int:
+    """Weights of the model that config.json describes, its head left out; `UltraError` where there is none."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(_config(folder))  # type: ignore[no-untyped-call]
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(folder / "config.json", 0, f"not a model's config: {_first_line(error)}") from error
+
+
+def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
+    """The model on its place, and whether it is an `UltraRM` (else any sequence classifier with one label).
+
+    Raises `UltraError` for another kind of model, weights that are missing, damaged or more than tensors, no memory.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    from ultrachat_cli.models.ultrarm import HEAD, UltraRM
+
+    tensors = tensor_files.read(folder)
+    config = _config(folder)
+    ultrarm = HEAD in tensors
+    if ultrarm and config.model_type != "llama":
+        raise UltraError(f"{name}: {HEAD} belongs to a LLaMA, and config.json says {config.model_type}")
+    if not ultrarm and config.num_labels != 1:
+        raise UltraError(
+            f"{name} is no reward model: it has no {HEAD}, and {config.num_labels} labels where a reward is one",
+            "name a reward model (ultrachat models ls), or let a chat model judge: judge:NAME",
+        )
+    check_memory(name, sum(tensor.numel for tensor in tensors.values()), where)
+    made: Any = UltraRM if ultrarm else AutoModelForSequenceClassification
+    more = {} if where.device.type == "cpu" else {"device_map": {"": where.device}}
+    try:
+        with _quiet():
+            model, told = made.from_pretrained(
+                folder, config=config, dtype=where.dtype, local_files_only=True, weights_only=True,
+                output_loading_info=True, **more,
+            )  # fmt: skip
+    except Exception as error:  # the libraries raise nothing narrower for what a file can hold
+        raise UltraError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
+    if lacking := [*told["missing_keys"], *(str(found[0]) for found in told["mismatched_keys"])]:
+        shown = ", ".join(sorted(lacking)[:4])
+        raise UltraError(
+            f"{folder}: {len(lacking)} weights are missing or of another shape: {shown}",
+            "fetch the model again, or train its head first: rewards of new random weights mean nothing",
+        )
+    return model.eval(), ultrarm
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its bar and its notices: what they tell is checked here."""
+    from transformers.utils import logging as notices
+
+    logging: Any = notices
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
