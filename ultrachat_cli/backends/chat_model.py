@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ultrachat_cli.backends import base, llamacpp
+from ultrachat_cli.backends import base, llamacpp, local_weights
 from ultrachat_cli.backends.base import Backend, Prompt, Sampling
 from ultrachat_cli.backends.embedded import EmbeddedBackend
 from ultrachat_cli.backends.limits import Budget, Limiter, LimitSettings, Usage
@@ -21,6 +21,7 @@ from ultrachat_cli.backends.scripted import ScriptedBackend
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.models import formats, requantize, weights
 from ultrachat_cli.models.formats_jinja import jinja
+from ultrachat_cli.models.placement import LocalSettings
 from ultrachat_cli.models.specs import OPENAI, ModelSpec, Price, resolve
 from ultrachat_cli.records.completion import Completion
 from ultrachat_cli.records.journal import Journal
@@ -31,11 +32,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model is to be found: its name, and for a served one the URL and the key's variable."""
+    """Where a model is to be found: its name, and for a served one the URL and the key's variable.
+
+    `engine`: what runs it here; auto = llama.cpp for .gguf files, transformers for other weights.
+    """
 
     model: str
     base_url: str | None = None
     api_key_env: str | None = None
+    engine: Literal["auto", "llamacpp", "transformers"] = "auto"
 
 
 @dataclass
@@ -85,26 +90,28 @@ class ChatModels:
         prices: Mapping[str, Price] | None = None,
         spent: float = 0.0,
         embedded_context: int = 2048,
+        local: LocalSettings | None = None,
         say: Say = lambda _: None,
     ) -> None:
         """`environ`: where keys are looked up; `spent`: dollars of earlier sessions of the same run."""
         self.settings, self.usage = settings, Usage()
         self.budget = Budget(settings.max_cost, spent)
         self._journal, self._environ, self._prices, self._say = journal, environ, prices or {}, say
-        self._embedded_context = embedded_context
+        self._embedded_context, self._local_settings = embedded_context, local or LocalSettings()
         self._limiters: dict[str, Limiter] = {}
-        self._opened: dict[tuple[str, str, str], ChatModel] = {}
+        self._opened: dict[tuple[str, ...], ChatModel] = {}
         self._servers: list[llamacpp.LlamaServer] = []
 
     async def open(self, endpoint: Endpoint) -> ChatModel:
         """The model, ready to be asked. Everything that can be wrong with it is found here, before any work."""
         spec = resolve(endpoint.model, base_url=endpoint.base_url)
-        key = (spec.name, endpoint.base_url or spec.source, endpoint.api_key_env or "")
+        key = (spec.name, endpoint.base_url or spec.source, endpoint.api_key_env or "", endpoint.engine)
         if key not in self._opened:
             if endpoint.base_url is None and spec.scheme == "scripted":
                 self._opened[key] = self._model(spec, ScriptedBackend.open(spec.place), spec.source)
             elif endpoint.base_url is None and spec.scheme != "openai":
-                self._opened[key] = await self._embedded(spec)
+                local = local_weights.runs(spec, endpoint.engine)
+                self._opened[key] = await (self._local(spec) if local else self._embedded(spec))
             else:
                 self._opened[key] = await self._served(spec, endpoint)
         return self._opened[key]
@@ -164,6 +171,14 @@ class ChatModels:
         backend = EmbeddedBackend(server, spec.name, timeout=max(600.0, self.settings.timeout))
         model = self._model(spec, backend, f"embedded:{spec.name}", slots=server.slots)
         model.context = self._context(spec)
+        return model
+
+    async def _local(self, spec: ModelSpec) -> ChatModel:
+        backend = await asyncio.to_thread(
+            local_weights.open_, spec, self._local_settings, self.settings.concurrency, self._say
+        )
+        model = self._model(spec, backend, f"local:{spec.source}", slots=backend.slots)
+        model.context = backend.context
         return model
 
     def _context(self, spec: ModelSpec) -> int:

@@ -100,9 +100,9 @@ async def stage(config: GenerateConfig, parts: Parts, models: ChatModels, counts
     _check_user(config, user)
     _check_context(config, assistant, user)
     lists = ListMaker(opener, parts.prompts, config.opening, config.seed, counts)
-    embedded = assistant.url.startswith("embedded:")
-    # An embedded model keeps one dialogue's cache in each slot: more dialogues than slots would throw it away.
-    most = assistant.limiter.slots.count if embedded else 2 * models.parallel
+    here = assistant.url.startswith(("embedded:", "local:"))
+    # A model run here keeps one dialogue's cache in each slot: more dialogues than slots would throw it away.
+    most = assistant.limiter.slots.count if here else 2 * models.parallel
     return Stage(parts, cast, opener, lists, most)
 
 
