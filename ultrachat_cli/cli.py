@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ultrachat_cli import __version__, errors
-from ultrachat_cli.commands import config, data, dedupe, explore, generate, models, train
+from ultrachat_cli.commands import config, data, dedupe, explore, generate, models, recover, train
 
 app = typer.Typer(
     name="ultrachat",
@@ -25,6 +25,8 @@ app.command("dedupe", cls=dedupe.Variadic)(dedupe.dedupe)
 app.add_typer(data.app, name="data")
 app.command("explore", no_args_is_help=True)(explore.explore)
 app.command("train", no_args_is_help=True)(train.train)
+app.command("recover", no_args_is_help=True)(recover.recover)
+app.command("make-delta", no_args_is_help=True)(recover.make_delta)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

@@ -93,7 +93,9 @@ def test_nothing_trusts_foreign_code_or_pickles() -> None:
     for path in MODULES:
         source = path.read_text(encoding="utf-8")
         assert "trust_remote_code" not in source, path
-        assert "pickle" not in source.replace("allow_pickle=False", ""), path
+        for allowed in ("allow_pickle=False", "_weights_only_unpickler"):  # the second: PyTorch's, which runs nothing
+            source = source.replace(allowed, "")
+        assert "pickle" not in source, path
 
 
 def test_top_level_holds_what_it_should() -> None:

@@ -16,6 +16,8 @@ AREAS = {
     "generate": "generate.settings:GenerateConfig",
     "dedupe": "dedupe.settings:DedupeConfig",
     "train": "train.settings:TrainConfig",
+    "recover": "recover.settings:RecoverConfig",
+    "make-delta": "recover.settings:DeltaConfig",
     "explore": "explore.settings:ExploreConfig",
 }
 

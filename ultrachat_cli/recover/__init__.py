@@ -1,0 +1,1 @@
+"""base + delta -> weights (recover), and back (make-delta), chunk by chunk."""
