@@ -12,10 +12,10 @@ import pytest
 from tests.commands.checks import rows
 from ultrachat_cli.data import filter
 from ultrachat_cli.data.filter import Wanted
-from ultrachat_cli.data.one_pass import Report
 from ultrachat_cli.data.truecase import truecase
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.filters import faults
+from ultrachat_cli.records.one_pass import Report
 
 Record = dict[str, Any]
 ASK, SAY = "How do bees find their way home?", "They remember the sun and the landmarks around the hive."

@@ -19,6 +19,8 @@ AREAS = {
     "recover": "recover.settings:RecoverConfig",
     "make-delta": "recover.settings:DeltaConfig",
     "explore": "explore.settings:ExploreConfig",
+    "score": "reward.settings:ScoreConfig",
+    "critique": "reward.settings:CritiqueConfig",
 }
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ultrachat_cli.data.one_pass import Report, one_pass
 from ultrachat_cli.data.tokens import Count, counter
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records.dialogue import Dialogue
 from ultrachat_cli.records.ids import origin
+from ultrachat_cli.records.one_pass import Report, one_pass
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ultrachat_cli import workers
-from ultrachat_cli.data.one_pass import Report, one_pass
 from ultrachat_cli.data.truecase import truecase
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.filters import faults
@@ -18,6 +17,7 @@ from ultrachat_cli.filters.settings import TurnFilters
 from ultrachat_cli.machine import cores
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records.dialogue import Dialogue
+from ultrachat_cli.records.one_pass import Report, one_pass
 
 ALL, DROP, KEEP = "all", "drop", "keep"
 _BATCH = 64  # dialogues a process takes at a time

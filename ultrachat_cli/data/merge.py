@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from ultrachat_cli.data.one_pass import Report, one_pass
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records.ids import Seen, origin
+from ultrachat_cli.records.one_pass import Report, one_pass
 
 
 def run(

@@ -6,11 +6,11 @@ import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ultrachat_cli.data.one_pass import Report, one_pass
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records.dialogue import Dialogue
 from ultrachat_cli.records.ids import digest
+from ultrachat_cli.records.one_pass import Report, one_pass
 
 _Drawn = tuple[int, int, Dialogue]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ultrachat_cli.data.one_pass import Report, one_pass
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records.dialogue import Dialogue
 from ultrachat_cli.records.ids import digest
+from ultrachat_cli.records.one_pass import Report, one_pass
 
 PARTS = ("train.jsonl", "validation.jsonl")
 

@@ -112,11 +112,11 @@ def one_pass(
     """
     progress = progress or Silent()
     started = time.monotonic()
-    sources, outputs, rejected = _checked(inputs, output, parts)
+    sources, outputs, rejected = checked(inputs, output, parts)
     with ExitStack() as stack:
         for path in outputs:
             if path != files.STDIN:
-                _make_room(path.parent)
+                make_room(path.parent)
         puts = [stack.enter_context(files.writing(path, shape)) for path in outputs]
         kept = stack.enter_context(jsonl.replacing(rejected)) if rejected else None
         job = Pass(sources, puts, kept.write if kept else None, progress)
@@ -129,16 +129,18 @@ def one_pass(
     job.report.files = [*outputs, *([] if nothing_aside or rejected is None else [rejected])]
 
 
-def _make_room(folder: Path) -> None:
+def make_room(folder: Path) -> None:
+    """Make the folder of an output; `UltraError` where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise jsonl.unwritable(folder, error) from error
 
 
-def _checked(
-    inputs: Sequence[Path] | None, output: Path | None, parts: Sequence[str]
+def checked(
+    inputs: Sequence[Path] | None, output: Path | None, parts: Sequence[str] = ()
 ) -> tuple[list[Path], list[Path], Path | None]:
+    """(inputs, outputs, file of what is set aside); `ConfigError` for every fault, before anything is opened."""
     faults: list[str] = []
     sources: list[Path] = []
     if not inputs:
