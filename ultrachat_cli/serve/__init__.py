@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint of any model that can be asked here."""
