@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ultrachat_cli import __version__, errors
-from ultrachat_cli.commands import config, data, dedupe, explore, generate, models, recover, score, train
+from ultrachat_cli.commands import config, data, dedupe, explore, generate, models, recover, score, serve, train
 
 app = typer.Typer(
     name="ultrachat",
@@ -29,6 +29,7 @@ app.command("recover", no_args_is_help=True)(recover.recover)
 app.command("make-delta", no_args_is_help=True)(recover.make_delta)
 app.command("score", no_args_is_help=True)(score.score)
 app.command("critique", no_args_is_help=True)(score.critique)
+app.command("serve", no_args_is_help=True)(serve.serve)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 
