@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ultrachat_cli import config, registry, yaml_lines
+from ultrachat_cli.chat.settings import ChatConfig
 from ultrachat_cli.dedupe.settings import DedupeConfig
 from ultrachat_cli.generate import pieces, prompts, settings, setup, shipped
 from ultrachat_cli.generate.settings import GenerateConfig, Materials
@@ -41,6 +42,14 @@ def test_shipped_train_configs_load_by_name(path: Path) -> None:
     value = config.load(TrainConfig, "train", file=path.stem).value
     assert value.model in specs.known()
     assert (value.format or specs.known()[value.model].format) != "tokenizer"
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
+
+
+@pytest.mark.parametrize("path", sorted(registry.shipped("chat").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_chat_configs_load_by_name(path: Path) -> None:
+    value = config.load(ChatConfig, "chat", file=path.stem).value
+    assert value != ChatConfig()
+    assert value.model in specs.known()
     assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
 
 
@@ -122,7 +131,7 @@ def test_every_sector_has_starters() -> None:
     assert all(len(rows) >= 3 for rows in shipped.starters().values())
 
 
-@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig, TrainConfig])
+@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig, TrainConfig, ChatConfig])
 def test_every_setting_is_explained(model: type[config.Frozen]) -> None:
     def undocumented(model: type[config.Frozen], at: str) -> list[str]:
         found = []
