@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ultrachat_cli import __version__, errors
-from ultrachat_cli.commands import config, data, dedupe, explore, generate, models, recover, score, serve, train
+from ultrachat_cli.commands import chat, config, data, dedupe, explore, generate, models, recover, score, serve, train
 
 app = typer.Typer(
     name="ultrachat",
@@ -27,6 +27,7 @@ app.command("explore", no_args_is_help=True)(explore.explore)
 app.command("train", no_args_is_help=True)(train.train)
 app.command("recover", no_args_is_help=True)(recover.recover)
 app.command("make-delta", no_args_is_help=True)(recover.make_delta)
+app.command("chat", no_args_is_help=False)(chat.chat)
 app.command("score", no_args_is_help=True)(score.score)
 app.command("critique", no_args_is_help=True)(score.critique)
 app.command("serve", no_args_is_help=True)(serve.serve)

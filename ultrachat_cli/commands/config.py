@@ -18,6 +18,7 @@ AREAS = {
     "train": "train.settings:TrainConfig",
     "recover": "recover.settings:RecoverConfig",
     "make-delta": "recover.settings:DeltaConfig",
+    "chat": "chat.settings:ChatConfig",
     "serve": "serve.settings:ServeConfig",
     "explore": "explore.settings:ExploreConfig",
     "score": "reward.settings:ScoreConfig",
