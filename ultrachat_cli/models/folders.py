@@ -151,8 +151,8 @@ def _from_gguf(spec: ModelSpec, gguf: Path, target: Path, say: Say, *, weights_t
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise MissingExtra(f"loading {spec.name} for training", "torch and transformers", "train") from error
-    what = f"rewriting {gguf.name} for training" if weights_too else f"taking the tokenizer out of {gguf.name}"
+        raise MissingExtra(f"model {spec.name}", "torch and transformers", "local") from error
+    what = f"rewriting {gguf.name} for transformers" if weights_too else f"taking the tokenizer out of {gguf.name}"
     say(f"{spec.name}: {what}, once")
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name, "model")
@@ -165,7 +165,7 @@ def _from_gguf(spec: ModelSpec, gguf: Path, target: Path, say: Say, *, weights_t
                 else:
                     (folder / "config.json").write_bytes(b"{}\n")  # there is no model, and the folder is complete
         except (OSError, ValueError) as error:
-            raise UltraError(f"{gguf}: cannot be loaded for training: {error}") from error
+            raise UltraError(f"{gguf}: cannot be loaded by transformers: {error}") from error
         (folder / FACTS).write_bytes(facts(spec, name=spec.name))
         try:
             shutil.rmtree(target, ignore_errors=True)
