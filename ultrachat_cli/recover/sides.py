@@ -46,9 +46,12 @@ class Side:
 
 
 def meant(role: str, name: str) -> ModelSpec:
-    """The entry behind `--role name`: a folder's own, a registry entry, or hf:org/name. `ConfigError` for none."""
+    """The entry behind `--role name`: a folder's own, a registry entry (first of all for `model`), or hf:org/name.
+
+    `ConfigError` for none of these.
+    """
     path = Path(name)
-    if path.is_dir():
+    if path.is_dir() and not (role == "model" and name in specs.known()):
         if not (path / "config.json").is_file():
             raise ConfigError(
                 f"--{role} {name}: no config.json in this folder", "name a folder in transformers' layout"

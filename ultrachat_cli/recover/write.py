@@ -6,6 +6,7 @@ settings all of it belongs to; another plan begins anew. Nothing is called OUTPU
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
@@ -76,7 +77,7 @@ def _fingerprint(plan: Plan, settings: dict[str, Any]) -> bytes:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = ""
-    layout = [[shard.file, shard.size, len(shard.pieces)] for shard in plan.shards]
+    layout = [[shard.file, hashlib.sha256(shard.header).hexdigest()] for shard in plan.shards]
     return orjson.dumps({"version": __version__, "boot": boot, "inputs": seen, "shards": layout} | settings)
 
 
