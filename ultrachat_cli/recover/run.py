@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from ultrachat_cli import machine
+from ultrachat_cli import machine, registry
 from ultrachat_cli.errors import ConfigError, MissingExtra, UltraError
+from ultrachat_cli.models import formats
 from ultrachat_cli.models.specs import ModelSpec, known
 from ultrachat_cli.models.tensor_files import TORCH, Tensor
 from ultrachat_cli.progress import Progress
@@ -73,7 +72,7 @@ def recover(config: RecoverConfig, progress: Progress) -> Report:
         beside.write(folder, made, spec, owner, weights="full", base="", name=name)
 
     report = _made(config, made, output, do, settings, progress, finish)
-    if told is not None:
+    if told is not None and report.written:
         report.verified = sum(checksums.comparable(told.tensors.get(piece.name), piece) for piece in made.pieces)
     if config.check and report.written:
         progress.say("loading the result")
@@ -144,10 +143,10 @@ def _meant(config: RecoverConfig) -> tuple[ModelSpec, ModelSpec]:
 def _with_format(spec: ModelSpec, format: str) -> ModelSpec:
     if not format:
         return spec
-    try:
-        return ModelSpec.model_validate(spec.model_dump() | {"format": format})
-    except ValidationError as error:
-        raise ConfigError(f"--format: {error.errors()[0]['msg']}") from None
+    if format != formats.TOKENIZER and format not in formats.FORMATS:
+        near = registry.did_you_mean(format, formats.FORMATS)
+        raise ConfigError(f"--format: unknown chat format '{format}'{near}", f"one of {', '.join(formats.FORMATS)}")
+    return spec.model_copy(update={"format": format})
 
 
 def _free(output: Path | None) -> Path:
