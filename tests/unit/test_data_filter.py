@@ -85,6 +85,31 @@ def test_thanks_at_the_end_are_cut_off(tmp_path: Path, data: list[str], left: li
     assert kept[0]["data"] == [*GOOD, THANKS, WELCOME]
 
 
+@pytest.mark.parametrize(
+    ("meta", "wanted", "reason"),
+    [
+        ({"reward": 1.5}, {"min_reward": 1.5}, ""),
+        ({"reward": 1.4}, {"min_reward": 1.5}, "reward"),
+        ({"reward": -2}, {"min_reward": -2.5}, ""),
+        ({}, {"min_reward": -2.5}, "no_reward"),
+        ({"reward": None}, {"min_reward": -2.5}, "no_reward"),
+        ({"reward": 9.0, "rewards": [0.0, 9.0, 1.0]}, {"min_reward": 8}, ""),
+        ({"reward": 9.0, "rewards": [9.0, 0.0, 9.0]}, {"min_reward": 8}, "reward"),
+        ({"critique": {"score": 7, "feedback": "", "model": "m"}}, {"min_critique": 7}, ""),
+        ({"critique": {"score": 7, "feedback": "", "model": "m"}}, {"min_critique": 7.5}, "critique"),
+        ({"critique": [{"score": 9}, {"score": 3}, {"score": 9}]}, {"min_critique": 7}, "critique"),
+        ({"critique": [{"score": 9}, None, {"score": 9}]}, {"min_critique": 7}, "no_critique"),
+        ({"reward": 9}, {"min_reward": 1, "min_critique": 1}, "no_critique"),
+    ],
+)
+def test_scores_of_the_last_answer_that_stays(
+    tmp_path: Path, meta: dict[str, Any], wanted: dict[str, float], reason: str
+) -> None:
+    record = {"id": "1", "data": [*GOOD, THANKS, WELCOME], "meta": meta}  # the last round is cut off
+    stays, goes, _ = filtered(tmp_path, record, **wanted)
+    assert (len(stays), [row["reason"] for row in goes]) == ((1, []) if not reason else (0, [reason]))
+
+
 def test_rounds_are_counted_after_the_cut(tmp_path: Path) -> None:
     data = [ASK, SAY, THANKS, WELCOME]
     assert filtered(tmp_path, data, min_rounds=2)[1] == [{"id": "0", "data": data, "reason": "rounds"}]

@@ -129,6 +129,18 @@ def test_the_survivor_is_chosen_by_rule(tmp_path: Path, keep: str) -> None:
     assert ids(tmp_path / "out.jsonl") == [{"first": "a", "longest": "b", "best": "c"}[keep]]
 
 
+def test_the_best_is_told_by_rewards_where_there_are_any(tmp_path: Path) -> None:
+    text = " ".join(WORDS[:60])
+    records = [
+        {"id": "a", "data": [text, "Yes, indeed."], "meta": {"reward": 3.5, "score": 1}, "votes": 7},
+        {"id": "b", "data": [text, "YES indeed"], "meta": {"reward": 2, "score": 9}, "votes": 8},
+    ]
+    source = write(tmp_path / "in.jsonl", records)
+    for score, best in ((None, "a"), ("meta.score", "b"), (["none", "votes"], "b")):
+        dedupe([source], tmp_path / "out.jsonl", keep="best", **({} if score is None else {"score": score}))
+        assert ids(tmp_path / "out.jsonl") == [best]
+
+
 def test_scopes(tmp_path: Path) -> None:
     opening, answer = "tell me about " + " ".join(WORDS[:15]), " ".join(WORDS[20:60])
     records = [

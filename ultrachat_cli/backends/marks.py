@@ -18,6 +18,8 @@ _LABELLED = re.compile(rf"(?:overall\s+)?\b(?:score|rating|mark)\b[\s:=*_\"']*(?
 _FIRST = re.compile(_BEFORE + _NUMBER)
 _OF_TEN = re.compile(rf"(?<![\w.,]){_VALUE}{_OF}{_END}")
 
+_WORDS = re.compile(r"[^\w\n]*\w")
+
 
 class Mark(NamedTuple):
     """A mark and where it stands in the text, its label included."""
@@ -39,7 +41,7 @@ def find(text: str, *, last: bool = False) -> Mark | None:
     first, labelled = _FIRST.match(shown), list(_LABELLED.finditer(shown))
     if labelled and (last or not first):
         return _mark(labelled[-1 if last else 0])
-    if first:
+    if first and not (last and _WORDS.match(shown, first.end())):  # "3 reasons ..." is how reasoning begins
         return _mark(first)
     of_ten = [mark for found in _OF_TEN.finditer(shown) if (mark := _mark(found))]
     return of_ten[-1 if last else 0] if of_ten else None

@@ -80,6 +80,12 @@ def filter(
     allow: Annotated[
         str | None, O(help="Faults that are none here, comma-separated: loop, repeated, ...; all: simple filters only.")
     ] = None,
+    min_reward: Annotated[
+        float | None, O(help="Lowest meta.reward, as score writes it.", show_default="none is needed")
+    ] = None,
+    min_critique: Annotated[
+        float | None, O(help="Lowest score of meta.critique.", show_default="none is needed")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,8 +96,9 @@ def filter(
     from ultrachat_cli.data import filter
 
     wanted = filter.Wanted(
-        min_rounds, max_rounds, min_chars, max_chars, _listed(sector), language, refusals, truecase, _listed(allow)
-    )
+        min_rounds, max_rounds, min_chars, max_chars, _listed(sector), language, refusals, truecase, _listed(allow),
+        min_reward, min_critique,
+    )  # fmt: skip
     _run(lambda shown: filter.run(inputs, output, wanted, shown), output, json, quiet)
 
 

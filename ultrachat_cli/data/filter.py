@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ultrachat_cli import workers
 from ultrachat_cli.data.truecase import truecase
@@ -43,6 +43,10 @@ class Wanted:
     """Set capitals where they are missing."""
     allow: Collection[str] = ()
     """Reasons of `generate`'s filters that are none here; `all` of them."""
+    min_reward: float | None = None
+    """Lowest meta.reward, as `score` writes it: of the last answer."""
+    min_critique: float | None = None
+    """Lowest score of meta.critique, as `critique` writes it: of the last answer where there are several."""
 
     def check(self) -> None:
         """`ConfigError` for what cannot be meant."""
@@ -143,6 +147,33 @@ def _plain_faults(dialogue: Dialogue, wanted: Wanted) -> Iterator[str]:
         yield "rounds"
     if not _between(sum(map(len, dialogue.data)), wanted.min_chars, wanted.max_chars):
         yield "chars"
+    for name, least, found in (
+        ("reward", wanted.min_reward, _reward(dialogue)),
+        ("critique", wanted.min_critique, _critique(dialogue)),
+    ):
+        if least is None:
+            continue
+        if not isinstance(found, int | float):
+            yield f"no_{name}"
+        elif not found >= least:
+            yield name
+
+
+def _of_last(dialogue: Dialogue, key: str) -> Any:
+    """What a list in meta, one entry an answer, says of the last answer: rounds may have been cut off since."""
+    found = dialogue.meta.get(key)
+    return found[dialogue.rounds - 1] if isinstance(found, list) and len(found) >= dialogue.rounds > 0 else None
+
+
+def _reward(dialogue: Dialogue) -> Any:
+    last = _of_last(dialogue, "rewards")
+    return dialogue.meta.get("reward") if last is None else last
+
+
+def _critique(dialogue: Dialogue) -> Any:
+    found = dialogue.meta.get("critique")
+    last = _of_last(dialogue, "critique") if isinstance(found, list) else found
+    return last.get("score") if isinstance(last, dict) else None
 
 
 def _between(value: int, low: int | None, high: int | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -95,11 +96,15 @@ def _ranges(scope: Scope, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndar
     return turn, turn + 1, np.repeat(dialogue, ends - starts)
 
 
-def score_of(record: Any, key: str) -> float:
-    """The number at a dotted key; -inf where there is none."""
-    for part in key.split("."):
-        record = record.get(part) if isinstance(record, dict) else None
-    return float(record) if isinstance(record, int | float) else -np.inf
+def score_of(record: Any, keys: Sequence[str]) -> float:
+    """The number at the first dotted key that holds one; -inf where none does."""
+    for key in keys:
+        found = record
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if isinstance(found, int | float):
+            return float(found)
+    return -np.inf
 
 
 class _Scanner:

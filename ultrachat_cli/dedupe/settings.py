@@ -72,8 +72,8 @@ class DedupeConfig(Frozen):
     """What is compared: whole dialogues, their opening lines, or single turns (one shared turn joins two dialogues)."""
     keep: Literal["first", "longest", "best"] = "first"
     """Which of a cluster stays: first in (file name, line), most text, or highest score; ties go to the first."""
-    score: str = "meta.score"
-    """Where the score for keep=best is found in a record."""
+    score: list[str] = ["meta.reward", "meta.score"]
+    """Where the score for keep=best is found in a record: at the first of these keys that holds a number."""
     ngram: int = Field(default=5, ge=1, le=32)
     """Words of a shingle."""
     min_words: int | None = Field(default=None, ge=1)
@@ -85,6 +85,11 @@ class DedupeConfig(Frozen):
     spark: Spark = Spark()
     processes: int | None = Field(default=None, ge=1)
     """Worker processes; none = one a core."""
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _one_or_several(cls, score: Any) -> Any:
+        return score.split(",") if isinstance(score, str) else score
 
     @field_validator("output")
     @classmethod

@@ -32,8 +32,8 @@ _WINDOW = 1024
 def run(settings: ScoreConfig, progress: Progress | None = None) -> Report:
     """Write the dialogues with meta.reward (the last answer's), meta.reward_model and, of all turns, meta.rewards.
 
-    The same call goes on where a killed one stopped, and the output is the same to the byte. Raises `ConfigError`,
-    `RunLocked`, and what opening the model raises.
+    The same call goes on where a killed one stopped, and the output is the same to the byte (on as many threads: sums
+    are then made in the same order). Raises `ConfigError`, `RunLocked`, and what opening the model raises.
     """
     progress = progress or Silent()
     settings.check_given()
