@@ -25,9 +25,9 @@ class Session:
 
     def __init__(
         self, config: ChatConfig, models: ChatModels, model: ChatModel, screen: Screen, *,
-        scorer: Scorer | None = None, kept: transcript.Kept | None = None,
+        scorer: Scorer | None = None, kept: transcript.Kept | None = None, keeps: bool = True,
     ) -> None:  # fmt: skip
-        """`kept`: where the conversation is kept after every answer until it is saved; None: nowhere."""
+        """`kept`: where earlier conversations are, and, if it `keeps`, this one after every change."""
         self.config, self.models, self.screen = config, models, screen
         self.endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.engine)
         self.asker = Asker(model, screen, scorer, config.context)
@@ -40,7 +40,7 @@ class Session:
         """Where the conversation was saved or loaded from."""
         self.multi = False
         """Whether Enter begins a line instead of sending."""
-        self._kept, self._written = kept, b""
+        self._kept, self._keeps, self._written = kept, keeps, b""
 
     @property
     def model(self) -> ChatModel:
@@ -135,7 +135,7 @@ class Session:
 
         Raises `UltraError`, and nothing changes, when there is no such conversation. `last`: the one talked last.
         """
-        kept = self._kept.last() if self._kept and wanted == transcript.LAST else None
+        kept = self._kept.last(self.dialogue()) if self._kept and wanted == transcript.LAST else None
         dialogue, path = transcript.read(str(kept or wanted))
         meta, sampling = dialogue.meta, self.sampling
         ours = "ultrachat" in meta
@@ -195,13 +195,18 @@ class Session:
         return path
 
     def keep(self) -> Path | None:
-        """After every change: into the file of --save, else among those that nobody saved; where to."""
-        if not self.unsaved:
+        """After every change: among the conversations talked here, and in the file of --save; where, if nowhere else.
+
+        What cannot be written is said, and ends nothing.
+        """
+        if not self.talk.rounds:
             return None
+        path = None
         try:
-            if self.config.save is not None:
-                return self.save(str(self.config.save))
-            return self._kept.keep(self.dialogue()) if self._kept else None
+            if self._kept is not None and self._keeps:
+                path = self._kept.keep(self.dialogue())
+            if self.config.save is not None and self.unsaved:
+                self.save(str(self.config.save))
         except UltraError as error:
             self.screen.warn(error)
-            return None
+        return path if self.unsaved else None

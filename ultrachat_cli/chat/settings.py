@@ -71,6 +71,10 @@ class ChatConfig(Frozen):
     """Answers drawn for each question, of which the best by `reward_model` is shown."""
     reward_model: str | None = None
     """What tells the best answer: a reward model, or judge:MODEL for a chat model that marks answers."""
+    reward_base_url: str | None = None
+    """URL of the server of the model in judge:MODEL; unset = `base_url` for a MODEL that is no name known here."""
+    reward_api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable that holds the key of that server."""
     context: int | None = Field(default=None, ge=64)
     """Tokens of context; unset = what the model is known to hold (8,192 at most for one that runs here)."""
     engine: Literal["auto", "llamacpp", "transformers"] = "auto"

@@ -126,19 +126,24 @@ class Kept:
         path = self.path(dialogue.id)
         with _writing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            line = dialogue.line()
+            if path.is_file() and path.read_bytes() == line:
+                path.touch()
+                return path
             path.with_name(path.name + ".partial").touch(mode=0o600)
             with jsonl.replacing(path) as file:
-                file.write(dialogue.line())
+                file.write(line)
         for old in self._by_age()[_KEPT:]:
             old.unlink(missing_ok=True)
         return path
 
-    def last(self) -> Path:
-        """The newest one. Raises `UltraError` when there is none."""
-        found = self._by_age()
-        if not found:
+    def last(self, besides: Dialogue | None = None) -> Path:
+        """The newest one that is not, word for word, `besides`. Raises `UltraError` when there is none."""
+        known = None if besides is None else besides.line()
+        found = next((path for path in self._by_age() if path.read_bytes() != known), None)
+        if found is None:
             raise UltraError(f"no earlier conversation is kept in {self.folder}")
-        return found[0]
+        return found
 
     def _by_age(self) -> list[Path]:
         if not self.folder.is_dir():

@@ -19,7 +19,7 @@ from ultrachat_cli.chat.settings import ChatConfig
 from ultrachat_cli.chat.statistics import Taken
 from ultrachat_cli.commands.chat_screen import Output
 from ultrachat_cli.errors import ConfigError, UltraError
-from ultrachat_cli.models.specs import resolve
+from ultrachat_cli.models.specs import known, resolve
 
 _EMBEDDED_CONTEXT = 8192  # tokens, unless told: what a laptop carries beside its user's programs
 
@@ -45,8 +45,11 @@ class Job:
 
 
 @asynccontextmanager
-async def opened(job: Job, screen: Output) -> AsyncIterator[Session]:
-    """The session, its model and scorer open and its conversation loaded; all closed at the end."""
+async def opened(job: Job, screen: Output, *, keep: bool) -> AsyncIterator[Session]:
+    """The session, its model and scorer open and its conversation loaded; all closed at the end.
+
+    `keep`: whether it is kept without being asked to, as somebody at a terminal expects.
+    """
     config = job.config
     if config.best_of > 1 and not config.reward_model:
         raise ConfigError(*asking.NO_SCORER)
@@ -68,12 +71,9 @@ async def opened(job: Job, screen: Output) -> AsyncIterator[Session]:
             model = await models.open(Endpoint(config.model, config.base_url, config.api_key_env, config.engine))
         if config.reward_model:
             with screen.opening(config.reward_model):
-                scorer = await scorers.open_scorer(
-                    config.reward_model, models,
-                    base_url=config.base_url, api_key_env=config.api_key_env,
-                    device=config.local.device, dtype=config.local.dtype, say=screen.say,
-                )  # fmt: skip
-        session = Session(config, models, model, screen, scorer=scorer, kept=transcript.Kept(job.state / "chats"))
+                scorer = await _scorer(config, config.reward_model, models, screen)
+        kept = transcript.Kept(job.state / "chats")
+        session = Session(config, models, model, screen, scorer=scorer, kept=kept, keeps=keep)
         if job.load:
             await session.load(job.load, model=not job.model_given)
             if config.system is not None:
@@ -83,6 +83,17 @@ async def opened(job: Job, screen: Output) -> AsyncIterator[Session]:
         if scorer is not None:
             await scorer.close()
         await models.close()
+
+
+async def _scorer(config: ChatConfig, name: str, models: ChatModels, screen: Output) -> scorers.OpenScorer:
+    base_url, api_key_env = config.reward_base_url, config.reward_api_key_env
+    judge = name.removeprefix(scorers.JUDGE)
+    if base_url is None and judge != name and ":" not in judge and judge not in known():
+        base_url, api_key_env = config.base_url, api_key_env or config.api_key_env
+    return await scorers.open_scorer(
+        name, models, base_url=base_url, api_key_env=api_key_env,
+        device=config.local.device, dtype=config.local.dtype, say=screen.say,
+    )  # fmt: skip
 
 
 def _usable(path: Path) -> None:
@@ -114,7 +125,7 @@ def messages(given: list[str]) -> list[str]:
 async def answer(job: Job, said: list[str]) -> None:
     """Say them one after another; answers go to stdout. Raises what ends it."""
     screen = Collecting(job) if job.json else Output(plain=job.config.plain, quiet=job.quiet, verbose=job.verbose)
-    async with opened(job, screen) as session:
+    async with opened(job, screen, keep=False) as session:
         for n, text in enumerate(said):
             if n and not job.json:
                 print()

@@ -115,7 +115,7 @@ async def run(job: Job) -> bool:
         loop.add_signal_handler(number, task.cancel)
     terminal = Terminal(plain=job.config.plain, quiet=job.quiet, verbose=job.verbose, state=job.state)
     try:
-        async with opened(job, terminal) as session:
+        async with opened(job, terminal, keep=True) as session:
             context = f", context of {session.asker.context:,} tokens" if session.asker.context else ""
             terminal.say(f"{session.endpoint.model}{context} · /help lists the commands")
             if job.load:
