@@ -15,7 +15,7 @@ from tests.reward import tiny
 from ultrachat_cli.backends.best_of import best_of
 from ultrachat_cli.backends.chat_model import ChatModels
 from ultrachat_cli.backends.limits import LimitSettings
-from ultrachat_cli.backends.scorers import NO_MARK, RewardScorer, open_scorer
+from ultrachat_cli.backends.scorers import NO_MARK, KeptScores, RewardScorer, open_scorer
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.models.reward_model import RewardModel
 from ultrachat_cli.models.specs import resolve
@@ -141,3 +141,24 @@ def test_a_folder_that_is_no_reward_model_is_one_error(tmp_path: Path) -> None:
     folder = tiny.classifier(tmp_path / "rm", labels=2)
     with pytest.raises(UltraError, match="no reward model"):
         with_models(tmp_path, lambda models: open_scorer(str(folder), models, device="cpu"))
+
+
+def test_kept_scores_stay_what_they_were(tmp_path: Path) -> None:
+    class Changing:
+        value = 1.5
+
+        async def score(self, messages: Any, answers: Any) -> list[float]:
+            self.value += 1
+            return [self.value, -self.value / 3]
+
+    async def work() -> Any:
+        journal = Journal(tmp_path / "journal.sqlite")
+        try:
+            kept = KeptScores(Changing(), journal, "dialogue/1.0.scores")
+            first = await kept.score(QUESTION, ANSWERS[:2])
+            return first, await kept.score(QUESTION, ANSWERS[:2]), journal.totals()
+        finally:
+            journal.close()
+
+    for _ in range(2):
+        assert asyncio.run(work()) == ([2.5, -2.5 / 3], [2.5, -2.5 / 3], (0, 0, 0, 0.0))

@@ -10,12 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import orjson
+
 from ultrachat_cli.backends import marks
 from ultrachat_cli.backends.base import Messages, Sampling, prompt_tokens
 from ultrachat_cli.backends.best_of import Scorer
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.models import specs
+from ultrachat_cli.records.completion import Completion
+from ultrachat_cli.records.journal import NOT_ASKED, Journal
 from ultrachat_cli.records.manifest import fingerprint
 
 if TYPE_CHECKING:
@@ -67,6 +71,27 @@ def reward_spec(name: str) -> specs.ModelSpec:
     if spec.scheme not in ("hf", "folder") or spec.embedded:
         raise ConfigError(f"'{name}' is not a reward model in transformers' layout", f"as the judge: {JUDGE}{name}")
     return spec
+
+
+class KeptScores:
+    """A scorer whose scores stay what they were: kept in a journal under `key`.
+
+    Rewards differ in the last digits with the batch they are computed in (in bf16 in the second), and a run that goes
+    on must choose as it did before.
+    """
+
+    def __init__(self, scorer: Scorer, journal: Journal, key: str) -> None:
+        self._scorer, self._journal, self._key = scorer, journal, key
+
+    async def score(self, messages: Messages, answers: Sequence[str]) -> list[float]:
+        """The kept scores, or new ones of the scorer within."""
+
+        async def scored() -> Completion:
+            scores = await self._scorer.score(messages, answers)
+            return Completion(orjson.dumps(scores).decode(), NOT_ASKED)
+
+        kept: list[float] = orjson.loads((await self._journal.once(self._key, scored)).text)
+        return kept
 
 
 class RewardScorer:

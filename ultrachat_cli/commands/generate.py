@@ -37,6 +37,12 @@ def generate(
     ] = None,
     user_model: Annotated[str | None, O(help="Model that plays the user.", rich_help_panel=WHO)] = None,
     opening_model: Annotated[str | None, O(help="Model that makes the openings.", rich_help_panel=WHO)] = None,
+    best_of: Annotated[
+        int | None, O(help="Answers asked for at each turn; the best one stays.", rich_help_panel=WHO)
+    ] = None,
+    reward_model: Annotated[
+        str | None, O(help="Scores them: a reward model, or judge:NAME.", rich_help_panel=WHO)
+    ] = None,
     base_url: Annotated[
         str | None, O(help="URL of an OpenAI-compatible server, up to /v1.", rich_help_panel=WHO)
     ] = None,
@@ -87,6 +93,8 @@ def generate(
         "assistant.model": ("--model", model),
         "user.model": ("--user-model", user_model),
         "opening.model": ("--opening-model", opening_model),
+        "assistant.best_of": ("--best-of", best_of),
+        "assistant.reward_model": ("--reward-model", reward_model),
         "assistant.base_url": ("--base-url", base_url),
         "user.base_url": ("--user-base-url", user_base_url),
         "assistant.api_key_env": ("--api-key-env", api_key_env),

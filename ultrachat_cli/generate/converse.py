@@ -9,7 +9,9 @@ from typing import Any
 
 from ultrachat_cli.backends.base import Prompt as Asked
 from ultrachat_cli.backends.base import estimate_tokens
+from ultrachat_cli.backends.best_of import Candidate, best_of
 from ultrachat_cli.backends.chat_model import ChatModel
+from ultrachat_cli.backends.scorers import KeptScores, OpenScorer
 from ultrachat_cli.errors import BackendError
 from ultrachat_cli.filters import faults
 from ultrachat_cli.filters.faults import Turn
@@ -27,13 +29,17 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class Cast:
-    """Who takes part: the two models, the kinds of users, the prompts, the beginnings of continued user turns."""
+    """Who takes part: the two models, the kinds of users, the prompts, the beginnings of continued user turns.
+
+    `scorer`: chooses among several answers, where there are several.
+    """
 
     assistant: ChatModel
     user: ChatModel
     personas: list[Persona]
     prompts: Prompts
     starters: dict[str, list[str]]
+    scorer: OpenScorer | None = None
 
 
 @dataclass
@@ -57,6 +63,8 @@ class _Conversation:
     draw: random.Random
     turns: list[Turn] = field(default_factory=list)
     tokens: int = 0
+    rewards: list[float] = field(default_factory=list)
+    """Of the answers, where they were chosen among several."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -106,23 +114,46 @@ async def _turn(talk: _Conversation, speaker: str, cast: Cast, config: GenerateC
         key = f"{talk.identity}/{number}.{attempt}"
         prompt, begun, stop = _prompt(talk, speaker, cast, config)
         try:
-            seed = zlib.crc32(f"{config.seed}/{key}".encode())
-            fields = speaking.recommended(model, speaker)
-            answer = await model.ask(key, prompt, speaking.sampling(fields, settings, seed, stop))
+            candidates = await _candidates(key, speaker, cast, config, prompt, stop)
         except BackendError as error:
             if error.code == "context_length_exceeded" or ("context" in error.message and error.status == 400):
                 return CONTEXT, ""
             raise
-        turn = _clean(speaker, begun + answer.text, answer, config)
-        fault, text = faults.turn_fault(turn, talk.turns, config.filters), turn.text
-        if fault is None:
-            talk.turns.append(turn)
-            grown = talk.tokens + estimate_tokens(turn.text) + 8
-            talk.tokens = max(grown, answer.prompt_tokens + answer.completion_tokens if speaker == "assistant" else 0)
-            return None, ""
+        for answer, reward in candidates:
+            turn = _clean(speaker, begun + answer.text, answer, config)
+            fault, text = faults.turn_fault(turn, talk.turns, config.filters), turn.text
+            if fault is None:
+                talk.turns.append(turn)
+                talk.rewards += [] if reward is None else [reward]
+                grown = talk.tokens + estimate_tokens(turn.text) + 8
+                said = answer.prompt_tokens + answer.completion_tokens
+                talk.tokens = max(grown, said if speaker == "assistant" else 0)
+                return None, ""
         if fault == faults.POLITENESS:
             break  # the user has nothing more to ask: asking again would only make one up
     return fault, text
+
+
+async def _candidates(
+    key: str, speaker: str, cast: Cast, config: GenerateConfig, prompt: Asked, stop: tuple[str, ...]
+) -> list[tuple[Completion, float | None]]:
+    """What is said next and its reward: the only answer (None), or the best first of several to the assistant's prompt.
+
+    Each sample has its own key, and so its own place in the journal and its own seed.
+    """
+    model, settings = (cast.user, config.user) if speaker == "user" else (cast.assistant, config.assistant)
+    fields = speaking.recommended(model, speaker)
+
+    async def ask(sample: int) -> Completion:
+        own = f"{key}.{sample}" if sample else key
+        seed = zlib.crc32(f"{config.seed}/{own}".encode())
+        return await model.ask(own, prompt, speaking.sampling(fields, settings, seed, stop))
+
+    if speaker == "user" or cast.scorer is None or isinstance(prompt, str):
+        return [(await ask(0), None)]
+    scorer = cast.scorer if model.journal is None else KeptScores(cast.scorer, model.journal, f"{key}.scores")
+    found: list[Candidate] = await best_of(ask, config.assistant.best_of, prompt, scorer)
+    return [(candidate.completion, candidate.score) for candidate in found]
 
 
 def _prompt(
@@ -169,6 +200,9 @@ def _outcome(
     if speaking.strategy(cast.user, config) == "instruct":
         prompt = cast.prompts.get(f"{opening.sector}/user", cast.user.spec.prompts)
         meta |= {"persona": talk.persona.name, "prompt": f"{prompt.name}@{prompt.hash}"}
+    if cast.scorer is not None and kept and talk.rewards:
+        best = {"best_of": config.assistant.best_of, "reward_model": cast.scorer.name}
+        meta |= {"reward": talk.rewards[whole - 1], **best}
     if reason and kept:
         meta["cut"] = reason
     turns = talk.turns[: 2 * whole] if kept else talk.turns

@@ -25,6 +25,8 @@ from ultrachat_cli.records.journal import Journal
 
 ANSWER, QUESTION = 300, 40
 """Tokens assumed for an assistant turn (UltraChat: about 258) and a follow-up (about 52, openings included)."""
+JUDGED, MARK = 200, 4
+"""Tokens of a judge's task around an answer, and of the mark."""
 ROLES = ("assistant", "user", "opening")
 _SIMULATED = 5000  # openings looked at for each sector; larger plans are scaled up
 
@@ -75,27 +77,35 @@ class _Plan:
     kinds: Counter[str]
     openings: int = 0
 
-    def add_dialogue(self, opening: Opening, rounds: int, answer: int, question: int) -> None:
+    def add_dialogue(
+        self, opening: Opening, rounds: int, answer: int, question: int, best_of: int, judged: bool
+    ) -> None:
         """Each request of a dialogue carries all turns before it."""
         history = estimate_tokens(opening.text)
         for n in range(rounds):
             if n:
                 self._ask("user", history, question)
                 history += question
-            self._ask("assistant", history, answer)
+            self._ask("assistant", history, answer, best_of)
             history += answer
+            if judged:
+                self._ask("judge", history + JUDGED, MARK, best_of)
 
-    def _ask(self, role: str, prompt: int, completion: int) -> None:
-        self.requests[role] += 1
-        self.prompt[role] += prompt
-        self.completion[role] += completion
+    def _ask(self, role: str, prompt: int, completion: int, times: int = 1) -> None:
+        self.requests[role] += times
+        self.prompt[role] += prompt * times
+        self.completion[role] += completion * times
 
 
 async def estimate(config: GenerateConfig) -> Estimate:
     """Plan the run without asking a model. Raises what the run itself would raise before it starts."""
     parts = setup.prepare(config, lambda _: None)
-    specs = {role: _spec(config, getattr(config, role)) for role in ROLES}
+    specs = {role: _spec(config, speaker) for role, speaker in _speakers(config).items()}
     result = Estimate(str(config.folder), {role: spec.name for role, spec in specs.items()}, Counter(), Counter())
+    if config.assistant.reward_model:
+        result.note += f"; {config.assistant.best_of} answers are asked for at each turn"
+        if "judge" not in specs:
+            result.models["reward"] = config.assistant.reward_model
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.sqlite")
         try:
@@ -141,7 +151,8 @@ async def _simulate(
             plan.kinds[str(opening.meta.get("kind") or sector)] += 1
             if opening.expand:
                 expansions.append(asyncio.ensure_future(opening.expand(identity)))
-            plan.add_dialogue(opening, rounds, answer, question)
+            judged = setup.judge(config) is not None
+            plan.add_dialogue(opening, rounds, answer, question, config.assistant.best_of, judged)
             if plan.openings >= looked:
                 break
     await asyncio.gather(*expansions)
@@ -157,7 +168,7 @@ def _add(
     result.openings[sector] = round(plan.openings * scale)
     for kind, n in plan.kinds.items():
         result.kinds[kind] += round(n * scale)
-    for role in ROLES:
+    for role, speaker in _speakers(config).items():
         prompt, completion = round(plan.prompt[role] * scale), round(plan.completion[role] * scale)
         if role == "opening":
             result.opening_requests += round(plan.requests[role] * scale)
@@ -168,8 +179,15 @@ def _add(
         price = config.prices.get(specs[role].name) or specs[role].price
         if price is not None and result.cost is not None:
             result.cost += price.cost(prompt, completion)
-        elif specs[role].scheme == "openai" or setup.endpoint(config, getattr(config, role)).base_url:
+        elif specs[role].scheme == "openai" or setup.endpoint(config, speaker).base_url:
             result.cost = None
+
+
+def _speakers(config: GenerateConfig) -> dict[str, Speaker]:
+    """The roles that answer requests."""
+    found = {role: getattr(config, role) for role in ROLES}
+    judge = setup.judge(config)
+    return found if judge is None else found | {"judge": judge}
 
 
 def _spec(config: GenerateConfig, speaker: Speaker) -> ModelSpec:

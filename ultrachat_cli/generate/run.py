@@ -64,7 +64,10 @@ async def run(
         counts.usage = models.usage
         try:
             generation = await _Generation.open(loaded, parts, folder, models, counts, say)
-            return await generation.run()
+            try:
+                return await generation.run()
+            finally:
+                await generation.close()
         finally:
             await models.close()
     finally:
@@ -97,8 +100,8 @@ class _Generation:
         counts: Counts, say: Say,
     ) -> _Generation:  # fmt: skip
         """Open the models and check them against the plan."""
-        stage = await setup.stage(loaded.value, parts, models, counts)
-        unpriced = chat_model.unpriced([stage.cast.assistant, stage.cast.user, stage.opener])
+        stage = await setup.stage(loaded.value, parts, models, counts, say)
+        unpriced = chat_model.unpriced(stage.asked)
         if unpriced:
             say(f"no price known for {', '.join(unpriced)}: tokens are counted, cost is not")
         return cls(loaded, stage, folder, models, counts, say)
@@ -134,6 +137,10 @@ class _Generation:
             raise self._stop
         files = await asyncio.to_thread(export.export, self._folder.folder, config.format)
         return book.report(files, self._stop.message if self._stop else "")
+
+    async def close(self) -> None:
+        """Let go of what only this session holds."""
+        await self._stage.close()
 
     async def _produce(self, sector: Sector, quota: _Quota) -> None:
         """Start dialogues of one sector, in plan order; what stops one sector stops the run."""

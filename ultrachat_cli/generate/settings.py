@@ -45,6 +45,10 @@ class Assistant(Speaker):
     """Registry name, .gguf file, hf:org/name/file.gguf, openai:NAME, scripted:FILE."""
     system: str | None = None
     """System prompt of the assistant; none = the registry entry's (usually none at all)."""
+    best_of: int = Field(default=1, ge=1, le=64)
+    """Answers asked for at each turn; of several, the one that `reward_model` scores highest stays."""
+    reward_model: str | None = None
+    """What scores them: a reward model (registry name, folder, hf:org/name), or judge:NAME for any chat model."""
 
     @field_validator("model")
     @classmethod
@@ -52,6 +56,12 @@ class Assistant(Speaker):
         if not model:
             raise ValueError("a model is needed: a registry name, a .gguf file, openai:NAME, ...")
         return model
+
+    @model_validator(mode="after")
+    def _scored(self) -> Assistant:
+        if (self.best_of > 1) != bool(self.reward_model):
+            raise ValueError("best_of (more than 1) and reward_model go together: --best-of 4 --reward-model NAME")
+        return self
 
 
 class User(Speaker):
@@ -222,4 +232,6 @@ class GenerateConfig(Frozen):
         for role in ("assistant", "user", "opening"):
             for key in ("base_url", "api_key_env"):
                 del data[role][key]
+        if self.assistant.best_of == 1:  # runs begun before there was a choice go on
+            del data["assistant"]["best_of"], data["assistant"]["reward_model"]
         return data

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from ultrachat_cli.backends import scorers
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.generate import export, pieces, shipped, speaking
@@ -38,6 +39,8 @@ class Parts:
 def prepare(config: GenerateConfig, on_bad: OnBad) -> Parts:
     """Read and check all files the run depends on; `ConfigError` names what is wrong."""
     export.check(config.format)
+    if config.assistant.reward_model and judge(config) is None:
+        scorers.reward_spec(config.assistant.reward_model)
     prompts = Prompts(config.prompts)
     personas = shipped.personas(config.user.personas)
     lists: dict[str, Any] = {"personas": [vars(p) for p in personas]}
@@ -73,10 +76,24 @@ class Stage:
     def described(self) -> dict[str, dict[str, Any]]:
         """For the manifest: which model answered which role, and where."""
         roles = {"assistant": self.cast.assistant, "user": self.cast.user, "opening": self.opener}
-        return {
+        told: dict[str, dict[str, Any]] = {
             role: {"name": m.spec.name, "source": m.spec.source, "url": m.url, "sha256": m.spec.sha256}
             for role, m in roles.items()
         }
+        scorer = self.cast.scorer
+        return told if scorer is None else told | {"reward": {"name": scorer.name}}
+
+    @property
+    def asked(self) -> list[ChatModel]:
+        """All models that answer requests."""
+        scorer = self.cast.scorer
+        more = [scorer.model] if isinstance(scorer, scorers.JudgeScorer) else []
+        return [self.cast.assistant, self.cast.user, self.opener, *more]
+
+    async def close(self) -> None:
+        """Let go of the scorer; the models belong to their `ChatModels`."""
+        if self.cast.scorer is not None:
+            await self.cast.scorer.close()
 
 
 def picks(sector: Sector, parts: Parts, lists: ListMaker) -> Iterator[Lane]:
@@ -90,20 +107,41 @@ def picks(sector: Sector, parts: Parts, lists: ListMaker) -> Iterator[Lane]:
     return materials.picks(config.materials, texts, lists, config.seed)
 
 
-async def stage(config: GenerateConfig, parts: Parts, models: ChatModels, counts: Counts) -> Stage:
-    """Open the three models; `ConfigError` when one cannot do what the plan needs."""
+async def stage(
+    config: GenerateConfig, parts: Parts, models: ChatModels, counts: Counts, say: Callable[[str], None]
+) -> Stage:
+    """Open the models; `ConfigError` when one cannot do what the plan needs."""
     counts.state = "opening models"
     assistant = await models.open(endpoint(config, config.assistant))
     user = await models.open(endpoint(config, config.user))
     opener = await models.open(endpoint(config, config.opening))
-    cast = Cast(assistant, user, parts.personas, parts.prompts, shipped.starters())
     _check_user(config, user)
     _check_context(config, assistant, user)
+    scorer = await _scorer(config, models, say)
+    cast = Cast(assistant, user, parts.personas, parts.prompts, shipped.starters(), scorer)
     lists = ListMaker(opener, parts.prompts, config.opening, config.seed, counts)
     here = assistant.url.startswith(("embedded:", "local:"))
     # A model run here keeps one dialogue's cache in each slot: more dialogues than slots would throw it away.
     most = assistant.limiter.slots.count if here else 2 * models.parallel
     return Stage(parts, cast, opener, lists, most)
+
+
+async def _scorer(config: GenerateConfig, models: ChatModels, say: Callable[[str], None]) -> scorers.OpenScorer | None:
+    """What chooses among several answers; None where there is but one."""
+    name = config.assistant.reward_model
+    if name is None:
+        return None
+    where = judge(config)
+    if where is None:
+        return await scorers.open_scorer(name, models, say=say)
+    at = endpoint(config, where)
+    return await scorers.open_scorer(name, models, base_url=at.base_url, api_key_env=at.api_key_env, say=say)
+
+
+def judge(config: GenerateConfig) -> Speaker | None:
+    """The chat model that scores answers, as a role; None where a reward model does, or nobody."""
+    name = config.assistant.reward_model or ""
+    return Speaker(model=name.removeprefix(scorers.JUDGE)) if name.startswith(scorers.JUDGE) else None
 
 
 def endpoint(config: GenerateConfig, speaker: Speaker) -> Endpoint:

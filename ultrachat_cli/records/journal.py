@@ -20,6 +20,8 @@ from ultrachat_cli.errors import UltraError
 from ultrachat_cli.records.completion import Completion
 
 T = TypeVar("T")
+NOT_ASKED = "not asked"
+"""`finish` of an entry that is no answer of a model, such as scores: it is kept, and counts as no request."""
 _LINGER = 0.005
 """Seconds in which answers gather before a commit: a twentieth of a fast model's latency, several answers a commit."""
 _GRACE = 0.4
@@ -137,7 +139,9 @@ class Journal:
     def totals(self) -> tuple[int, int, int, float]:
         """(requests, prompt tokens, completion tokens, dollars) of everything stored."""
         row = self.reader.execute(
-            "SELECT count(*), total(prompt_tokens), total(completion_tokens), total(cost) FROM answers"
+            "SELECT count(*), total(prompt_tokens), total(completion_tokens), total(cost) FROM answers "
+            "WHERE finish != ?",
+            (NOT_ASKED,),
         ).fetchone()
         return row[0], int(row[1]), int(row[2]), row[3]
 
