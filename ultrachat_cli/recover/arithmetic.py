@@ -157,15 +157,19 @@ class Worker:
 
     def subtract(self, piece: Piece, write: Write) -> Outcome:
         """tuned - base, written in the piece's type; tells how `add` gives the tuned numbers back."""
+        listing = piece.other.dtype in HALVES and piece.dtype == "F32"
+        found = self._subtracted(piece, write, self._step, listing)
+        if len(found.exact) > few(piece):  # too many for a list: then the sums are hashed as they come
+            found = self._subtracted(piece, lambda _: None, lambda _: None, False)
+        return found
+
+    def _subtracted(self, piece: Piece, write: Write, step: Callable[[int], None], listing: bool) -> Outcome:
         import torch
 
-        found = Outcome(piece.name)
-        recovered, tuned = hashlib.sha256(), hashlib.sha256()
-        kind = piece.other.dtype
-        listing = kind in HALVES and piece.dtype == "F32"
+        found, sha, kind = Outcome(piece.name), hashlib.sha256(), piece.other.dtype
         for start, count, base, other in self._chunks(piece):
             out, raw = self._out.of(piece.dtype, count)
-            back, back_raw = self._back.of(kind, count)
+            back, recovered = self._back.of(kind, count)
             if base is None:
                 out.copy_(other)
                 back.copy_(other)
@@ -179,15 +183,12 @@ class Worker:
                 back.copy_(torch.add(wide, total.copy_(out), out=total))
                 self._compare(back, other, start, found, listing and len(found.exact) <= few(piece))
             _look(out, found)
-            recovered.update(back_raw)
-            if listing:
-                tuned.update(self._other.of(kind, count)[1])
+            sha.update(self._other.of(kind, count)[1] if listing else recovered)
             write(raw)
-            self._step(len(raw))
-        if listing and len(found.exact) <= few(piece):
-            found.sha256, found.differing = tuned.hexdigest(), 0
-        else:
-            found.sha256, found.exact = recovered.hexdigest(), []
+            step(len(raw))
+        if listing:  # all are given back
+            found.differing = 0
+        found.sha256 = sha.hexdigest()
         return found
 
     def _compare(self, back: torch.Tensor, other: torch.Tensor, start: int, found: Outcome, listing: bool) -> None:

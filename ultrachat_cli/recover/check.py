@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ultrachat_cli.errors import MissingExtra, UltraError
 from ultrachat_cli.models import folders
-from ultrachat_cli.models.chat_tokens import ChatTokenizer
+
+if TYPE_CHECKING:
+    from ultrachat_cli.models.chat_tokens import ChatTokenizer
 
 PROMPT = "Which city is the capital of France, and what is it known for?"
 _LONGEST = 64  # tokens
@@ -31,6 +34,8 @@ def check_memory(size: int) -> None:
 
 def prompt_of(folder: Path, format: str, system: str) -> tuple[ChatTokenizer, list[int]]:
     """The tokenizer and the ids of the prompt in the model's own chat format; raises as `ChatTokenizer`."""
+    from ultrachat_cli.models.chat_tokens import ChatTokenizer  # needed with --check only
+
     tokenizer = ChatTokenizer(folder, format)
     messages = [{"role": "system", "content": system}] if system else []
     return tokenizer, tokenizer.prompt([*messages, {"role": "user", "content": PROMPT}])
