@@ -261,6 +261,13 @@ def test_settings_are_shown(ultrachat: Ultrachat) -> None:
         assert "shard_size: 5000000000" in shown.stdout
 
 
+def test_a_delta_without_checksums_is_not_said_to_be_verified(ultrachat: Ultrachat, small: Path) -> None:
+    done = ultrachat(*command(small))
+    assert done.code == 0, done
+    assert "no checksums" in done.stdout
+    assert ultrachat.folder.joinpath("out/config.json").is_file()
+
+
 def test_a_dry_run(ultrachat: Ultrachat, small: Path) -> None:
     done = ultrachat(*command(small, "--dry-run"))
     assert done.code == 0

@@ -45,7 +45,8 @@ class Report:
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """For people."""
-        size = f"{self.tensors:,} tensors, {self.bytes / 1e9:.2f} GB of {self.dtype}, {self.shards} files"
+        files = f"{self.shards} file{'s' * (self.shards > 1)}"
+        size = f"{self.tensors:,} tensors, {self.bytes / 1e9:.2f} GB of {self.dtype}, {files}"
         if not self.written:
             yield "would write", f"{size}, to {self.folder}"
         else:
@@ -61,6 +62,8 @@ class Report:
             yield "not finite", f"{self.not_finite:,} numbers are NaN or infinite" if self.not_finite else ""
         if self.verified is not None:
             yield "verified", f"{self.verified:,} of {self.tensors:,} tensors by SHA-256"
+        elif self.written and self.differing is None:
+            yield "verified", "no: there are no checksums with the delta, or none were asked for"
         if self.differing is not None:
             listed = f" ({self.listed:,} numbers that no sum gives are listed)" if self.listed else ""
             within = f"{self.differing:,} numbers within rounding, all others bit for bit"

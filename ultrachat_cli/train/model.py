@@ -6,7 +6,6 @@ more than its own part and one whole tensor.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ultrachat_cli.errors import UltraError
+from ultrachat_cli.models import tensor_files
 from ultrachat_cli.train import attention, loss
 from ultrachat_cli.train.batches import Batch
 
@@ -126,10 +126,10 @@ def empty(folder: Path, vocabulary: int) -> Any:
 
 
 class Stored:
-    """The tensors of a model folder by name, read when asked for."""
+    """The tensors of a model folder by name, read when asked for. Raises as `tensor_files.read`."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = _files(folder)
+        self._files = {name: tensor.file for name, tensor in tensor_files.read(folder).items()}
         self._bin: tuple[Path, dict[str, torch.Tensor]] | None = None
 
     def __contains__(self, name: str) -> bool:
@@ -153,19 +153,6 @@ class Stored:
                 found: torch.Tensor = file.get_slice(name)[start:end]
                 return found
         return self[name][start:end]
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor. `UltraError` when there is none."""
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).is_file():
-            return {n: folder / f for n, f in json.loads((folder / index).read_text())["weight_map"].items()}
-    if (path := folder / "model.safetensors").is_file():
-        with safe_open(path, "pt") as file:
-            return dict.fromkeys(file.keys(), path)
-    if (path := folder / "pytorch_model.bin").is_file():
-        return dict.fromkeys(torch.load(path, "cpu", mmap=True, weights_only=True), path)
-    raise UltraError(f"{folder}: no weights", "model.safetensors, its shards with an index, or pytorch_model.bin")
 
 
 def parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
