@@ -159,7 +159,7 @@ def test_ultracm_is_asked_for_a_raw_completion(web: Serving, tmp_path: Path) -> 
     def answer(request: Asked) -> Reply:
         if request.method == "GET":
             return 404, {}, b""
-        choice = {"index": 0, "text": "3\nToo short.", "finish_reason": "stop"}
+        choice = {"index": 0, "text": "3\nToo short.", "finish_reason": "length"}
         return 200, {"Content-Type": "application/json"}, orjson.dumps({"choices": [choice]})
 
     seen = web(answer)
@@ -167,7 +167,7 @@ def test_ultracm_is_asked_for_a_raw_completion(web: Serving, tmp_path: Path) -> 
     report = asyncio.run(critique.run(settings, {}))
     assert report.complete
     assert rows(tmp_path / "out.jsonl")[0]["meta"]["critique"] == {
-        "score": 3, "feedback": "Too short.", "model": "ultracm-13b",
+        "score": 3, "feedback": "Too short.", "model": "ultracm-13b", "cut": True,
     }  # fmt: skip
     (request,) = posts(seen)
     assert request.path == "/v1/completions"

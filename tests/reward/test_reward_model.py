@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaModel
 
 from tests.reward import tiny
 from tests.train import tiny as chat
 from ultrachat_cli.errors import ConfigError, DataError, UltraError
-from ultrachat_cli.models import reward_weights
+from ultrachat_cli.models import folders, reward_weights
 from ultrachat_cli.models.reward_model import RewardModel
 from ultrachat_cli.models.reward_text import ultrarm
 from ultrachat_cli.models.specs import resolve
@@ -57,7 +58,6 @@ def direct(folder: Path, text: str) -> float:
         from safetensors.torch import load_file
 
         state = load_file(folder / "model.safetensors")
-    from transformers import LlamaConfig
 
     model = LlamaModel(LlamaConfig.from_pretrained(folder)).eval()
     model.load_state_dict(
@@ -171,6 +171,29 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path, classifier: Path) ->
         opened(headless)
 
 
+def test_code_that_comes_with_a_model_is_never_run(tmp_path: Path) -> None:
+    folder = tiny.classifier(tmp_path / "rm")
+    code = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"}
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | {"model_type": "own", "auto_map": code}))
+    (folder / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    with pytest.raises(DataError, match="knows no models of type own; foreign code is never run"):
+        opened(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_classifier_without_a_template_needs_its_format_told(tmp_path: Path, classifier: Path) -> None:
+    folder = tiny.classifier(tmp_path / "rm")
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    del told["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="has no chat template") as found:
+        opened(folder)
+    assert found.value.hint.endswith(f'{{"role": "reward", "format": "chatml"}} in {folder}/ultrachat.json')
+    (folder / "ultrachat.json").write_text('{"role": "reward", "format": "chatml"}')
+    assert opened(folder).rewards(TALKS) == pytest.approx(opened(classifier).rewards(TALKS), abs=1e-5)
+
+
 def test_torn_and_hostile_weights_are_refused(tmp_path: Path) -> None:
     torn = tiny.ultrarm(tmp_path / "torn")
     data = (torn / "model.safetensors").read_bytes()
@@ -221,3 +244,17 @@ def test_the_two_examples_of_the_card() -> None:
     found = model.rewards([messages(pair[side]) for pair in pairs for side in ("chosen", "rejected")])
     assert found[0] - found[1] == pytest.approx(2.4158712085336447, abs=2e-3)
     assert found[2] - found[3] == pytest.approx(0.1896953582763672, abs=2e-3)
+
+
+def test_a_13b_is_refused_before_its_weights_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LlamaConfig(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)
+    config.save_pretrained(tmp_path)
+    spec = resolve("ultrarm-13b")
+    monkeypatch.setenv("ULTRACHAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(folders, "tokenizer", lambda *_: tmp_path)
+    monkeypatch.setattr(reward_weights, "available_memory", lambda: 20_000_000_000)
+    wanted = r"12\.9 billion weights: in float32 it needs 56\.5 GB \(bfloat16: 28\.3 GB\), and 20\.0 GB are free on cpu"
+    with pytest.raises(UltraError, match=wanted):
+        RewardModel.open(spec, device="cpu")
+    with pytest.raises(UltraError, match=r"in bfloat16 it needs 28\.3 GB, and"):
+        RewardModel.open(spec, device="cpu", dtype="bfloat16")

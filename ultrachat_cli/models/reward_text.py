@@ -11,6 +11,7 @@ from typing import Any
 from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.models import chat_templates, text_tokens
 from ultrachat_cli.models.chat_tokens import ChatTokenizer
+from ultrachat_cli.models.specs import FACTS
 
 Messages = Sequence[Mapping[str, str]]
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
@@ -43,7 +44,11 @@ class RewardText:
     def __init__(self, folder: Path, format: str | None, context: int, *, separator: int = 2, bos: int | None = None):
         """`bos`: what config.json says, for a tokenizer that names no BOS token itself."""
         self.folder, self.context, self._separator, self._told_bos = folder, context, separator, bos
-        self._chat = None if format is None else ChatTokenizer(folder, format)
+        try:
+            self._chat = None if format is None else ChatTokenizer(folder, format)
+        except ConfigError as error:
+            hint = f'name the format it was trained with: {{"role": "reward", "format": "chatml"}} in {folder}/{FACTS}'
+            raise ConfigError(error.faults, hint) from error
 
     def encode(self, messages: Messages) -> Encoded:
         """Ids of a conversation. What is too long loses whole rounds at its beginning; a single round, its first words.

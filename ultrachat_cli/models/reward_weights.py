@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from ultrachat_cli.errors import ConfigError, DataError, MissingExtra, UltraError
 from ultrachat_cli.machine import available_memory
@@ -77,11 +77,16 @@ def parameters(folder: Path) -> int:
 
 
 def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
+        told = orjson.loads((folder / "config.json").read_bytes())
+        if told.get("model_type") not in CONFIG_MAPPING:  # transformers would offer to run the folder's own code
+            raise ValueError(
+                f"transformers knows no models of type {told.get('model_type')}; foreign code is never run"
+            )
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(folder / "config.json", 0, f"not a model's config: {_first_line(error)}") from error
 
 
@@ -90,8 +95,9 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
 
     Raises `UltraError` for another kind of model, weights that are missing, damaged or more than tensors, no memory.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
+    from ultrachat_cli.models.causal_lm import hushed
     from ultrachat_cli.models.ultrarm import HEAD, UltraRM
 
     tensors = tensor_files.read(folder)
@@ -99,7 +105,7 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
     ultrarm = HEAD in tensors
     if ultrarm and config.model_type != "llama":
         raise UltraError(f"{name}: {HEAD} belongs to a LLaMA, and config.json says {config.model_type}")
-    if not ultrarm and config.num_labels != 1:
+    if not ultrarm and (config.num_labels != 1 or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING):
         raise UltraError(
             f"{name} is no reward model: it has no {HEAD}, and {config.num_labels} labels where a reward is one",
             "name a reward model (ultrachat models ls), or let a chat model judge: judge:NAME",
@@ -108,7 +114,7 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
     made: Any = UltraRM if ultrarm else AutoModelForSequenceClassification
     more = {} if where.device.type == "cpu" else {"device_map": {"": where.device}}
     try:
-        with _quiet():
+        with hushed():
             model, told = made.from_pretrained(
                 folder, config=config, dtype=where.dtype, local_files_only=True, weights_only=True,
                 output_loading_info=True, **more,
@@ -126,20 +132,3 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without its bar and its notices: what they tell is checked here."""
-    from transformers.utils import logging as notices
-
-    logging: Any = notices
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,15 @@ _HEADING = re.compile(r"^\s*(?:#+\s*|\*\*)?feedback\W*$", re.I | re.M)
 
 @dataclass(frozen=True)
 class Critique:
-    """`score` from 1 to 10, as written; `feedback` without the line that holds it."""
+    """`score` from 1 to 10, as written; `feedback` without the line that holds it; whether it breaks off."""
 
     score: float
     feedback: str
+    cut: bool = False
+
+    def record(self, model: str) -> dict[str, Any]:
+        """What is written: {score, feedback, model}, and `cut` where the model ran out of tokens."""
+        return {"score": self.score, "feedback": self.feedback, "model": model} | ({"cut": True} if self.cut else {})
 
 
 def parse(text: str, *, score_first: bool) -> Critique | None:
@@ -91,17 +96,18 @@ class Critic:
         sent = formats.text(self.spec.format, [*system, {"role": "user", "content": task}], "assistant")
         return sent, (end, *(f"\n{turn}" for turn in turns))
 
-    async def critique(self, model: ChatModel, messages: Messages, answer: str) -> Critique | None:
+    async def critique(self, model: ChatModel, messages: Messages, said: str) -> Critique | None:
         """Asked again, with another seed, when there is no usable score; None when no attempt gave one."""
-        prompt, stop = self.prompt(messages, answer, model.context)
-        said = hashlib.sha256(repr((prompt, stop)).encode()).hexdigest()[:32]
+        prompt, stop = self.prompt(messages, said, model.context)
+        digest = hashlib.sha256(repr((prompt, stop)).encode()).hexdigest()[:32]
         for attempt in range(_ATTEMPTS):
             temperature, seed = (0.0, None) if attempt == 0 else (0.7, attempt)
             sampling = Sampling(_LONGEST, temperature, seed=seed, stop=stop)
-            key = f"critique/{self.version}/{model.spec.name}@{model.url}/{said}/{attempt}"
-            found = parse((await model.ask(key, prompt, sampling)).text, score_first=self.raw)
+            key = f"critique/{self.version}/{model.spec.name}@{model.url}/{digest}/{attempt}"
+            answer = await model.ask(key, prompt, sampling)
+            found = parse(answer.text, score_first=self.raw)
             if found is not None:
-                return found
+                return replace(found, cut=answer.finish == "length")
         return None
 
 
@@ -123,7 +129,7 @@ async def run(settings: CritiqueConfig, environ: Mapping[str, str], progress: Pr
 
         async def ask(messages: Messages, answer: str) -> dict[str, Any] | None:
             found = await critic.critique(model, messages, answer)
-            return None if found is None else {**vars(found), "model": model.spec.name}
+            return None if found is None else found.record(model.spec.name)
 
         write = asking.numbers(report, settings.turns, ("critique", "critique"), {}, lambda found: found["score"])
         await asking.annotate(settings, ask, models.parallel, report, progress, write)
