@@ -269,6 +269,53 @@ def test_the_same_base_in_another_layout_is_the_same(pair: Path) -> None:
     assert recover(pair, base=str(pair / "again")).verified == 6
 
 
+def test_two_that_are_equal_are_told(pair: Path) -> None:
+    report = make_delta(pair, tuned=str(pair / "base"), output=pair / "nothing")
+    assert "equal wherever they were looked at" in report.notes[0]
+    (pair / "nothing/checksums.json").unlink()
+    assert "zero wherever it was looked at" in recover(pair, delta=str(pair / "nothing")).notes[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_small_delta_comes_back_within_rounding_and_says_so(pair: Path, dtype: str) -> None:
+    report = make_delta(pair, dtype=dtype, output=pair / "small")
+    assert report.differing
+    rows = dict(report.rows())
+    assert rows["gives back"] == f"{report.differing:,} numbers within rounding, all others bit for bit"
+    again = recover(pair, delta=str(pair / "small"))
+    assert again.verified == 6
+    out, right = weights(pair / "out"), weights(pair / "tuned")
+    unlike = sum(int((bits(out[n]).view(-1, 2) != bits(right[n]).view(-1, 2)).any(1).sum()) for n in right)
+    assert unlike == report.differing
+    assert max(float((out[n].float() - right[n].float()).abs().max()) for n in right) < 4e-3
+
+
+def test_what_no_sum_gives_is_kept_over_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-0.0 in the tuned weights: listed in the checksums, of a run that was cut in two as of one that was not."""
+    base = state()
+    tuned = moved(base)
+    for n, tensor in enumerate(tuned.values()):
+        tensor.view(-1)[n] = -0.0
+    folder(tmp_path / "base", base)
+    folder(tmp_path / "tuned", tuned)
+    right = make_delta(tmp_path, output=tmp_path / "whole", shard_size="4KB")
+    assert (right.listed, right.differing) == (6, 0)
+
+    def failing(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.write, "index", failing)
+        with pytest.raises(KeyboardInterrupt):
+            make_delta(tmp_path, shard_size="4KB")
+    again = make_delta(tmp_path, shard_size="4KB")
+    assert again.resumed == again.shards > 1
+    assert contents(tmp_path / "delta") == contents(tmp_path / "whole")
+    (tmp_path / "out").mkdir()
+    recover(tmp_path)
+    assert same(weights(tmp_path / "out"), tuned)
+
+
 def test_configs_that_differ_are_told(pair: Path) -> None:
     shutil.copytree(foreign(pair) / "base", pair / "newer")
     for name, eps in (("newer", 1e-5), ("delta", 1e-6)):

@@ -27,6 +27,8 @@ class _Alike(NamedTuple):
     ratio: float
     """Root mean square of other / base, median over tensors."""
     correlation: float
+    equal: bool
+    """Whether no number differed."""
 
 
 def fingerprint(base: Side) -> str:
@@ -89,7 +91,7 @@ def check_tuned(plan: Plan) -> list[str]:
             f"their weights have nothing in common (correlation {seen.correlation:.2f})",
             f"name the model that the training began with; {_ANYWAY}",
         )
-    return []
+    return ["base and tuned are equal wherever they were looked at: the delta may be nothing"] if seen.equal else []
 
 
 def _compared(pieces: list[Piece]) -> _Alike | None:
@@ -99,6 +101,7 @@ def _compared(pieces: list[Piece]) -> _Alike | None:
     matrices = [piece for piece in pieces if piece.base is not None and len(piece.base.shape) > 1]
     ratios: list[float] = []
     correlations: list[float] = []
+    equal = True
     for piece in matrices[:: max(1, len(matrices) // _TENSORS)]:
         if piece.base is None or piece.base.dtype not in FLOATS:
             continue
@@ -108,7 +111,8 @@ def _compared(pieces: list[Piece]) -> _Alike | None:
         size = float(base.square().mean().sqrt())
         ratio = float(other.square().mean().sqrt()) / size if size else 0.0
         if size and ratio == ratio:  # not of zeros, and no NaN
+            equal = equal and torch.equal(base, other)
             ratios.append(ratio)
             product = float(torch.linalg.vector_norm(base) * torch.linalg.vector_norm(other))
             correlations.append(float(base @ other) / product if product else 0.0)
-    return _Alike(median(ratios), median(correlations)) if ratios else None
+    return _Alike(median(ratios), median(correlations), equal) if ratios else None
