@@ -13,6 +13,7 @@ import pytest
 
 from tests.commands.checks import refused, rows, when_answered
 from tests.conftest import Answer, Asked, Reply, Serve, Ultrachat, Web, completion, error
+from tests.reward import tiny
 from ultrachat_cli.errors import BudgetSpent, ConfigError, UltraError
 from ultrachat_cli.models.specs import resolve
 from ultrachat_cli.reward import critique, judged
@@ -130,7 +131,10 @@ def test_scores_and_feedback_stand_in_meta(web: Serving, tmp_path: Path) -> None
 
     seen = web(answer)
     source = write(tmp_path / "in.jsonl", 3, rounds=2)
-    report = asyncio.run(critique.run(critiques(source, seen.url, turns="all"), {}))
+    watched = tiny.Watched()
+    report = asyncio.run(critique.run(critiques(source, seen.url, turns="all"), {}, watched))
+    assert (watched.stages, watched.done) == ([("judge", 6, "answers")], [6])
+    assert watched.note == "72 tokens"
     found = rows(tmp_path / "out.jsonl")
     assert [row["id"] for row in found] == ["0", "1", "2"]
     assert found[1]["meta"]["critique"] == [

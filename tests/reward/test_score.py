@@ -96,7 +96,11 @@ def test_other_shapes_stay_as_they_came(model: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_scored_is_set_aside(model: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [dialogue(0), {"id": "x", "data": ["alone"]}, dialogue(1)])
     source.write_bytes(source.read_bytes() + b"{torn\n")
-    report = score.run(config(model, source, output=tmp_path / "out.jsonl"))
+    watched = tiny.Watched()
+    report = score.run(config(model, source, output=tmp_path / "out.jsonl"), watched)
+    assert (watched.stages[0], watched.done[0]) == (("score", 2, "answers"), 2)
+    assert watched.note.endswith("/s")
+    assert [line.split(":")[1] for line in watched.said] == ["2", "4"]
     assert [row["id"] for row in rows(tmp_path / "out.jsonl")] == ["0", "1"]
     aside = rows(tmp_path / "out.rejected.jsonl")
     assert [(row["line"], row["reason"].split(" (")[0]) for row in aside] == [
@@ -180,7 +184,9 @@ def test_finished_windows_are_not_read_again(model: Path, tmp_path: Path, monkey
     windows = {window for window, _ in rows(tmp_path / "out.jsonl.work/rewards")}
     assert len(windows) > 1
     monkeypatch.setattr(RewardModel, "run", run)
-    score.run(wanted)
+    watched = tiny.Watched()
+    score.run(wanted, watched)
+    assert (watched.stages[0], watched.done[0]) == (("score", 30, "answers"), 30)
     assert (tmp_path / "out.jsonl").read_bytes() == whole
 
 

@@ -17,6 +17,27 @@ CHATML = (
 )
 
 
+class Watched:
+    """Progress that remembers: stages as (what, total, unit), units done in each, notices."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, str]] = []
+        self.done: list[int] = []
+        self.said: list[str] = []
+        self.note = ""
+
+    def stage(self, what: str, total: int, unit: str) -> None:
+        self.stages.append((what, total, unit))
+        self.done.append(0)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self.done[-1] += units
+        self.note = note or self.note
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
 def _config(vocabulary: int, **more: object) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocabulary, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,

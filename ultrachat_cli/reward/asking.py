@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from ultrachat_cli.backends import chat_model
 from ultrachat_cli.backends.base import Messages
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels
 from ultrachat_cli.errors import BackendError, BudgetSpent, CircuitOpen, ConfigError
-from ultrachat_cli.models.specs import resolve
-from ultrachat_cli.progress import Progress
+from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records import files
 from ultrachat_cli.records.dialogue import Dialogue
 from ultrachat_cli.records.journal import Journal
@@ -24,7 +22,7 @@ from ultrachat_cli.records.lock import FolderLock
 from ultrachat_cli.records.one_pass import checked, make_room, one_pass
 from ultrachat_cli.reward import answers
 from ultrachat_cli.reward.report import Report
-from ultrachat_cli.reward.settings import Judging, Turns
+from ultrachat_cli.reward.settings import Judging
 
 NO_MARK = "no usable score in the judge's answers"
 Ask = Callable[[Messages, str], Awaitable[Any]]
@@ -74,15 +72,24 @@ async def opened(path: Path, settings: Judging, environ: Mapping[str, str], say:
             room.rmdir()
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where what is found of answers is written, see `answers.annotated`, and its number for the report."""
+
+    one: str
+    several: str
+    value: Callable[[Any], float] = float
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
 async def annotate(
-    settings: Judging, ask: Ask, parallel: int, report: Report, progress: Progress,
-    write: Callable[[Dialogue, list[Any]], Dialogue],
-) -> None:  # fmt: skip
-    """Ask about every answer and put out every dialogue as `write` makes it. The output appears when all is done.
+    settings: Judging, ask: Ask, kept: Kept, models: ChatModels, report: Report, progress: Progress
+) -> None:
+    """Ask about every answer and write what is found into meta. The output appears when all is done.
 
     A request that fails for good counts in `report.failed` and leaves None; `CircuitOpen` and `BudgetSpent` end all.
     """
-    gate = asyncio.Semaphore(2 * parallel)
+    gate = asyncio.Semaphore(2 * models.parallel)
     waiting: deque[tuple[Dialogue, list[asyncio.Task[Any]]]] = deque()
 
     async def one(messages: Messages, answer: str) -> Any:
@@ -96,16 +103,24 @@ async def annotate(
                 return None
         if found is None:
             report.failed[NO_MARK] += 1
+        usage = models.usage
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        progress.advance(1, f"{tokens:,} tokens" + (f", ${usage.cost:.4f}" if usage.cost else ""))
         return found
 
+    def ready() -> bool:
+        return bool(waiting) and all(task.done() for task in waiting[0][1])
+
+    progress.stage("judge", _total(settings), "answers")
     try:
-        with one_pass("judge", settings.inputs, settings.output, progress) as job:
+        with one_pass("judge", settings.inputs, settings.output, _Notices(progress)) as job:
 
             async def put() -> None:
                 dialogue, tasks = waiting[0]
                 found = [await task for task in tasks]
                 waiting.popleft()
-                job.put(write(dialogue, found))
+                report.values.extend(kept.value(one) for one in found if one is not None)
+                job.put(answers.annotated(dialogue, found, settings.turns, kept.one, kept.several, **kept.more))
 
             for path, line, dialogue in job.dialogues():
                 places = answers.places(dialogue, settings.turns)
@@ -114,7 +129,7 @@ async def annotate(
                     continue
                 asked = [one(answers.question(dialogue, place), dialogue.data[place]) for place in places]
                 waiting.append((dialogue, [asyncio.create_task(question) for question in asked]))
-                while len(waiting) > 4 * parallel or (waiting and all(task.done() for task in waiting[0][1])):
+                while len(waiting) > 4 * models.parallel or ready():
                     await put()
                 await asyncio.sleep(0)
             while waiting:
@@ -129,60 +144,21 @@ async def annotate(
     report.io = job.report
 
 
-@dataclass
-class Estimate:
-    """What a run would ask and cost, before anybody is asked; answers that are in the journal already cost nothing."""
-
-    model: str
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    note: str = ""
-
-    def record(self) -> dict[str, Any]:
-        """For `--json`."""
-        return dict(vars(self))
-
-    def rows(self) -> Iterator[tuple[str, str]]:
-        """For people."""
-        yield "model", self.model
-        yield "requests", f"{self.calls:,}"
-        yield "tokens", f"about {self.prompt_tokens:,} in, {self.completion_tokens:,} out"
-        yield "cost", "unknown price" if self.cost is None else f"about ${self.cost:,.4f}"
-        yield "note", self.note
-
-
-def estimate(settings: Judging, tokens: Callable[[Messages, str], int], answer: int) -> Estimate:
-    """Count the requests. `tokens`: of the prompt about an answer; `answer`: tokens assumed of the model's answer."""
-    settings.check_given()
+def _total(settings: Judging) -> int:
+    """Answers to ask about; 0, for an unknown number, where stdin is read."""
     sources, _, _ = checked(settings.inputs, settings.output)
-    spec = resolve(settings.endpoint.model, base_url=settings.endpoint.base_url)
-    found = Estimate(spec.name, note=f"assumes {answer} tokens an answer; what the journal holds is asked no more")
-    for path in sources:
-        for _, dialogue in files.dialogues(path, lambda _: None):
-            for place in answers.places(dialogue, settings.turns):
-                found.calls += 1
-                found.prompt_tokens += tokens(answers.question(dialogue, place), dialogue.data[place])
-    found.completion_tokens = found.calls * answer
-    price = settings.prices.get(spec.name) or spec.price
-    if spec.scheme != "openai" and settings.endpoint.base_url is None:
-        found.cost = 0.0
-    elif price is not None:
-        found.cost = price.cost(found.prompt_tokens, found.completion_tokens)
-    return found
+    if files.STDIN in sources:
+        return 0
+    found = (dialogue for path in sources for _, dialogue in files.dialogues(path, lambda _: None))
+    return sum(len(answers.places(dialogue, settings.turns)) for dialogue in found)
 
 
-def numbers(
-    report: Report, turns: Turns, keys: tuple[str, str], more: dict[str, Any], value: Callable[[Any], float]
-) -> Callable[[Dialogue, list[Any]], Dialogue]:
-    """The `write` of `annotate` that also collects the values for the report."""
-    return partial(_noted, report=report, turns=turns, keys=keys, more=more, value=value)
+class _Notices(Silent):
+    """What is read is no progress here, but its notices are passed on."""
 
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
-def _noted(
-    dialogue: Dialogue, found: list[Any], *, report: Report, turns: Turns, keys: tuple[str, str],
-    more: dict[str, Any], value: Callable[[Any], float],
-) -> Dialogue:  # fmt: skip
-    report.values.extend(value(one) for one in found if one is not None)
-    return answers.annotated(dialogue, found, turns, *keys, **more)
+    def say(self, line: str) -> None:
+        """To whom it concerns."""
+        self._progress.say(line)

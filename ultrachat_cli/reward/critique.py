@@ -25,7 +25,8 @@ from ultrachat_cli.records import files, jsonl, manifest
 from ultrachat_cli.records.manifest import fingerprint
 from ultrachat_cli.records.one_pass import checked
 from ultrachat_cli.reward import asking
-from ultrachat_cli.reward.asking import Estimate
+from ultrachat_cli.reward import estimate as estimates
+from ultrachat_cli.reward.estimate import Estimate
 from ultrachat_cli.reward.report import Report
 from ultrachat_cli.reward.settings import CritiqueConfig
 
@@ -131,8 +132,8 @@ async def run(settings: CritiqueConfig, environ: Mapping[str, str], progress: Pr
             found = await critic.critique(model, messages, answer)
             return None if found is None else found.record(model.spec.name)
 
-        write = asking.numbers(report, settings.turns, ("critique", "critique"), {}, lambda found: found["score"])
-        await asking.annotate(settings, ask, models.parallel, report, progress, write)
+        kept = asking.Kept("critique", "critique", lambda found: float(found["score"]))
+        await asking.annotate(settings, ask, kept, models, report, progress)
         report.truncated = critic.cut
     report.seconds = time.monotonic() - started
     if outputs[0] != files.STDIN:
@@ -158,6 +159,4 @@ def _manifest(output: Path, critic: Critic, model: ChatModel, settings: Critique
 def estimate(settings: CritiqueConfig) -> Estimate:
     """What `run` would ask for and cost; asks nothing."""
     critic = Critic(resolve(settings.endpoint.model, base_url=settings.endpoint.base_url), settings.prompt)
-    return asking.estimate(
-        settings, lambda messages, answer: prompt_tokens(critic.prompt(messages, answer)[0]), _ASSUMED
-    )
+    return estimates.of(settings, lambda messages, answer: prompt_tokens(critic.prompt(messages, answer)[0]), _ASSUMED)

@@ -10,7 +10,8 @@ from ultrachat_cli.backends.scorers import JUDGE, JudgeScorer
 from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records.one_pass import checked
 from ultrachat_cli.reward import asking
-from ultrachat_cli.reward.asking import Estimate
+from ultrachat_cli.reward import estimate as estimates
+from ultrachat_cli.reward.estimate import Estimate
 from ultrachat_cli.reward.report import Report
 from ultrachat_cli.reward.settings import ScoreConfig
 
@@ -31,8 +32,8 @@ async def run(settings: ScoreConfig, environ: Mapping[str, str], progress: Progr
     path = asking.journal_of(outputs[0], settings, "score")
     async with asking.opened(path, settings, environ, progress.say, report) as (models, model):
         scorer = JudgeScorer(name, model)
-        write = asking.numbers(report, settings.turns, ("reward", "rewards"), {"reward_model": name}, float)
-        await asking.annotate(settings, scorer.mark, models.parallel, report, progress, write)
+        kept = asking.Kept("reward", "rewards", more={"reward_model": name})
+        await asking.annotate(settings, scorer.mark, kept, models, report, progress)
         report.truncated = scorer.cut
     report.seconds = time.monotonic() - started
     return report
@@ -40,6 +41,4 @@ async def run(settings: ScoreConfig, environ: Mapping[str, str], progress: Progr
 
 def estimate(settings: ScoreConfig) -> Estimate:
     """What `run` would ask for; asks nothing."""
-    return asking.estimate(
-        settings, lambda messages, answer: prompt_tokens(JudgeScorer.task(messages, answer)), _ANSWER
-    )
+    return estimates.of(settings, lambda messages, answer: prompt_tokens(JudgeScorer.task(messages, answer)), _ANSWER)
