@@ -386,6 +386,26 @@ def test_a_tokenizer_with_more_tokens_than_rows(pair: Path) -> None:
     assert "has the id 40, and the embedding 40 rows" in recover(pair).notes[0]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dtype": "X9"}, {"sha256": 3}, {"exact": [[1]]}, {"exact": [[1, 70000]]}, {"exact": [[-1, 0]]}, {"more": 1},
+        {"dtype": "F32", "exact": [[1, 2]]},
+    ],
+)  # fmt: skip
+def test_checksums_that_cannot_be(pair: Path, changed: dict[str, Any]) -> None:
+    path = pair / "delta/checksums.json"
+    told = json.loads(path.read_text())
+    told["tensors"]["model.norm.weight"] |= changed
+    path.write_text(json.dumps(told))
+    with refused("checksums.json: not checksums of make-delta"):
+        recover(pair)
+    path.write_text("[")
+    with refused("checksums.json: not checksums of make-delta"):
+        recover(pair)
+    nothing(pair)
+
+
 def test_no_room(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 5_000_000))
     with refused("GB are needed and 0.0 GB are free", "free some space"):

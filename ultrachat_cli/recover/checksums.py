@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import model_validator
 
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.errors import DataError, UltraError
-from ultrachat_cli.recover.arithmetic import Fix, Outcome
+from ultrachat_cli.models.tensor_files import SIZES
+from ultrachat_cli.recover.arithmetic import HALVES, Fix, Outcome
 from ultrachat_cli.recover.plan import Piece, Plan
 
 FILE = "checksums.json"
@@ -23,7 +25,17 @@ class Expected(Frozen):
     sha256: str
     """Of its numbers, in rows, little-endian."""
     exact: Fix = []
-    """[index, bits as a signed integer] of numbers that are not the sum of base and delta."""
+    """[index, bits as a signed integer] of numbers that are not the sum of base and delta; of 16 bits only."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Expected:
+        if self.dtype not in SIZES:
+            raise ValueError(f"unknown type {self.dtype}")
+        if self.exact and self.dtype not in HALVES:
+            raise ValueError(f"numbers of type {self.dtype} are not listed")
+        if any(len(fix) != 2 or fix[0] < 0 or not -(1 << 15) <= fix[1] < 1 << 15 for fix in self.exact):
+            raise ValueError("exact: [index, bits] of 16-bit numbers are expected")
+        return self
 
 
 class Checksums(Frozen):
@@ -46,7 +58,7 @@ def read(folder: Path) -> Checksums | None:
     try:
         return Checksums.model_validate(orjson.loads(path.read_bytes()))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).splitlines()[:3])
         raise DataError(path, 0, f"not checksums of make-delta: {reason}", "fetch it again, or remove it") from error
 
 

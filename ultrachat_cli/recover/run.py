@@ -38,7 +38,7 @@ def recover(config: RecoverConfig, progress: Progress) -> Report:
 
     def dtype_of(tensor: Tensor) -> str:
         expected = told.tensors.get(tensor.name) if told else None
-        return config.kind or (expected.dtype if expected else base.dtype)
+        return config.kind or (expected.dtype if expected and expected.dtype in sides.FLOATS else base.dtype)
 
     made = plan.plan(base, delta, dtype_of, config.shard_size)
     made.notes += plan.compared(base.config, delta.config)
@@ -102,11 +102,11 @@ def make_delta(config: DeltaConfig, progress: Progress) -> Report:
         made.notes += samples.check_tuned(made)
     owner = beside.speaker(made)
     beside.check_vocabulary(made)
-    print_ = samples.fingerprint(base)
+    mark = samples.fingerprint(base)
     name = base_spec.name if base_spec.name in known() else ""
 
     def finish(folder: Path, outcomes: dict[str, Outcome]) -> None:
-        checksums.write(folder, print_, made, outcomes)
+        checksums.write(folder, mark, made, outcomes)
         beside.write(folder, made, spec, owner, weights="delta", base=name, name="")
 
     def do(worker: Worker, piece: Piece, put: Write) -> Outcome:
