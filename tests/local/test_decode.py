@@ -70,10 +70,10 @@ def test_only_what_is_new_goes_through_the_model(folder: Path) -> None:
     ours.model.model.register_forward_pre_hook(
         lambda _, __, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    answer(ours, FIRST + [60, 61, 62], max_tokens=2)
+    answer(ours, [*FIRST, 60, 61, 62], max_tokens=2)
     assert seen == [3, 1]
     seen.clear()
-    answer(ours, FIRST + [60, 61, 62], max_tokens=2)
+    answer(ours, [*FIRST, 60, 61, 62], max_tokens=2)
     assert seen == [1, 1]
 
 
@@ -222,7 +222,7 @@ def test_other_architectures(kind: str, tmp_path: Path) -> None:
     ours = Decoder(load(folder, FLOAT32), text_tokens.load(folder))
     assert ours.model.plain == (kind != "mistral")
     assert ours.model.batches == (kind != "mistral")
-    prompts = [FIRST, FIRST, FIRST[:35] + [7, 8], FIRST + [9, 10]]
+    prompts = [FIRST, FIRST, [*FIRST[:35], 7, 8], [*FIRST, 9, 10]]
     for ids in prompts:
         assert answer(ours, ids, max_tokens=20).text == generated(theirs, folder, ids, 20)
     heard = [ask(ours, ids, max_tokens=20) for ids in prompts]
@@ -241,9 +241,9 @@ def test_a_cache_that_cannot_be_cut_is_used_where_all_of_it_fits(tmp_path: Path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     out = theirs.generate(torch.tensor([FIRST]), do_sample=False, max_new_tokens=10)[0].tolist()
     answer(ours, FIRST, max_tokens=10)
-    heard = answer(ours, out[:-1] + [50, 51, 52], max_tokens=10)
+    heard = answer(ours, [*out[:-1], 50, 51, 52], max_tokens=10)
     assert heard.ended.cached == len(out) - 1
-    assert heard.text == generated(theirs, tmp_path, out[:-1] + [50, 51, 52], 10)
+    assert heard.text == generated(theirs, tmp_path, [*out[:-1], 50, 51, 52], 10)
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def load(
     config, parameters = _shell(folder)
     device = _device(settings, folder)
     dtype = _dtype(settings, device, config)
-    need = Need(*parameters, dtype, settings.quantize, _kv_bytes(config, dtype))
+    need = Need(*parameters, dtype, settings.quantize, _kept(config))
     if device == "auto":
         device = _roomiest(need, free)
     if settings.quantize != "none":
@@ -143,12 +143,12 @@ def _shell(folder: Path) -> tuple[Any, tuple[int, int]]:
     return config, (matrices, sum(one.numel() for one in model.parameters()) - matrices)
 
 
-def _kv_bytes(config: Any, dtype: str) -> int:
+def _kept(config: Any) -> int:
     text = config.get_text_config(decoder=True)
     heads = text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kept = getattr(text, "num_key_value_heads", None) or heads
-    return int(text.num_hidden_layers * kept * width * 2 * placement.BYTES[dtype])
+    keeping = getattr(text, "num_key_value_heads", None) or heads
+    return int(text.num_hidden_layers * keeping * width * 2)
 
 
 def _device(settings: LocalSettings, folder: Path) -> str:

@@ -91,8 +91,10 @@ def _place(shares: np.ndarray, how: Drawing, at: float, *, whole: bool) -> int |
 
     None where that is decided by tokens beyond these. `whole`: there are none.
     """
+    if how.top_k > len(shares) and not whole:
+        return None
     kept = shares[: how.top_k] if how.top_k else shares
-    closed = whole or 0 < how.top_k <= len(shares)
+    closed = whole or how.top_k > 0
     total = kept.sum() if closed else 1.0
     if how.top_p < 1:
         count = int(np.searchsorted(kept.cumsum(), how.top_p * total)) + 1

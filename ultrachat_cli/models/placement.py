@@ -34,14 +34,19 @@ class LocalSettings(Frozen):
 
 @dataclass(frozen=True)
 class Need:
-    """What a model takes. `matrices`, `others`: weights that quantising shrinks, and the rest; `kv`: see below."""
+    """What a model takes. `matrices`, `others`: weights that quantising shrinks, and the rest."""
 
     matrices: int
     others: int
     dtype: str
     quantize: str
-    kv: int
-    """Bytes of KV cache for one token."""
+    kept: int
+    """Numbers that the KV cache keeps of one token."""
+
+    @property
+    def kv(self) -> int:
+        """Bytes of KV cache for one token."""
+        return self.kept * BYTES[self.dtype]
 
     @property
     def weights(self) -> int:
@@ -63,7 +68,7 @@ def check(need: Need, free: int, name: str, where: str) -> None:
     parameters = (need.matrices + need.others) / 1e9
     ways: list[str] = []
     for dtype, quantize in ((need.dtype, "none"), ("bfloat16", "none"), ("bfloat16", "8bit"), ("bfloat16", "4bit")):
-        less = Need(need.matrices, need.others, dtype, quantize, need.kv)
+        less = Need(need.matrices, need.others, dtype, quantize, need.kept)
         if less.weights < need.weights and not (quantize != "none" and where == "this machine"):
             how = f"--dtype {dtype}" if quantize == "none" else f"--quantize {quantize}"
             ways.append(f"{how} ({_gb(less.total)})")
