@@ -211,6 +211,13 @@ def test_full_weights_need_no_recovering(tmp_path: Path, name: str) -> None:
         run.recover(RecoverConfig(model=name, base=str(tmp_path)), Silent())
 
 
+def test_a_folder_that_says_it_is_whole(tmp_path: Path) -> None:
+    folder(tmp_path / "base", state())
+    folder(tmp_path / "delta", moved(state()), beside={"ultrachat.json": '{"name": "", "format": "chatml"}'})
+    with refused(f"{tmp_path / 'delta'} is full weights: nothing is to be recovered", kind=ConfigError):
+        recover(tmp_path)
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> Path:
     """base/, tuned/ and a delta/ of ours."""

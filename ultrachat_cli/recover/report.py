@@ -65,7 +65,7 @@ class Report:
         elif self.written and self.differing is None:
             yield "verified", "no: there are no checksums with the delta, or none were asked for"
         if self.differing is not None:
-            listed = f" ({self.listed:,} numbers that no sum gives are listed)" if self.listed else ""
+            listed = f" ({self.listed:,} of them listed, as no sum gives them)" if self.listed else ""
             within = f"{self.differing:,} numbers within rounding, all others bit for bit"
             yield "gives back", within if self.differing else f"the tuned weights, bit for bit{listed}"
         yield "notes", "\n".join(self.notes)

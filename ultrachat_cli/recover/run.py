@@ -92,7 +92,10 @@ def make_delta(config: DeltaConfig, progress: Progress) -> Report:
     base_spec, spec = sides.meant("base", config.base), sides.meant("tuned", config.tuned)
     for role, one in (("base", base_spec), ("tuned", spec)):
         if one.weights == "delta":
-            raise ConfigError(f"--{role} {one.name} is itself a delta", "recover it first, and name the result")
+            raise ConfigError(
+                f"--{role} {config.base if role == 'base' else config.tuned} is itself a delta",
+                "recover it first, and name the result",
+            )
     output = _free(config.output)
     _needs_torch()
     base, tuned = sides.opened("base", base_spec, progress.say), sides.opened("tuned", spec, progress.say)
@@ -120,7 +123,8 @@ def make_delta(config: DeltaConfig, progress: Progress) -> Report:
 def _meant(config: RecoverConfig) -> tuple[ModelSpec, ModelSpec]:
     """(delta, base)."""
     usage = "ultrachat recover --base FOLDER --delta FOLDER --output FOLDER, or: ultrachat recover NAME --base FOLDER"
-    if not (config.model or config.delta):
+    given = config.model or config.delta
+    if not given:
         raise ConfigError("--delta is missing", usage)
     spec = sides.meant("delta", config.delta) if config.delta else sides.meant("model", config.model)
     if config.model and config.delta:  # facts by the name, files by the folder
@@ -129,14 +133,13 @@ def _meant(config: RecoverConfig) -> tuple[ModelSpec, ModelSpec]:
     if sides.published_in_full(spec):
         where = "" if spec.scheme == "folder" else f" (registry: {spec.about})"
         raise ConfigError(
-            f"{spec.name} is full weights{where}: nothing is to be recovered",
-            f"use it as it is: --model {config.model or config.delta}",
+            f"{given} is full weights{where}: nothing is to be recovered", f"use it as it is: --model {given}"
         )
     if not (config.base or spec.base):
-        raise ConfigError(f"--base is missing, and {spec.name} does not tell what its base is", usage)
+        raise ConfigError(f"--base is missing, and {given} does not tell what its base is", usage)
     base = sides.meant("base", config.base or spec.base)
     if base.weights == "delta":
-        raise ConfigError(f"--base {base.name} is itself a delta", "are --base and --delta swapped?")
+        raise ConfigError(f"--base {config.base or spec.base} is itself a delta", "are --base and --delta swapped?")
     return spec, base
 
 
