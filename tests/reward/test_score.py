@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 import pytest
-import torch
 
 from tests.commands.checks import refused, rows, when
 from tests.conftest import Ultrachat
@@ -138,7 +137,6 @@ def test_long_dialogues_are_counted(model: Path, tmp_path: Path) -> None:
 
 def test_killed_runs_go_on_and_end_the_same(model: Path, ultrachat: Ultrachat) -> None:
     folder = ultrachat.folder
-    torch.set_num_threads(1)  # as the command has on its one core: sums over other threads differ in the last digit
     source = write(folder / "in.jsonl", [dialogue(n) for n in range(180)])
     options: dict[str, Any] = {"turns": "all", "batch_tokens": 300}
     whole = score.run(config(model, source, output=folder / "whole.jsonl", **options))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ultrachat_cli.errors import ConfigError, DataError, MissingExtra, UltraError
-from ultrachat_cli.machine import available_memory
+from ultrachat_cli.machine import available_memory, cores
 from ultrachat_cli.models import tensor_files
 
 _SPARE = 1.1
@@ -31,7 +31,7 @@ def place(device: str, dtype: str) -> Place:
         import torch
         import transformers  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("a reward model", "torch and transformers", "train") from error
+        raise MissingExtra("a reward model", "torch and transformers", "local") from error
     gpu = torch.cuda.is_available()
     try:
         where = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
@@ -95,6 +95,7 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
 
     Raises `UltraError` for another kind of model, weights that are missing, damaged or more than tensors, no memory.
     """
+    import torch
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
     from ultrachat_cli.models.causal_lm import hushed
@@ -110,6 +111,8 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
             f"{name} is no reward model: it has no {HEAD}, and {config.num_labels} labels where a reward is one",
             "name a reward model (ultrachat models ls), or let a chat model judge: judge:NAME",
         )
+    if where.device.type == "cpu":
+        torch.set_num_threads(cores())
     check_memory(name, sum(tensor.numel for tensor in tensors.values()), where)
     made: Any = UltraRM if ultrarm else AutoModelForSequenceClassification
     more = {} if where.device.type == "cpu" else {"device_map": {"": where.device}}
