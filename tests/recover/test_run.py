@@ -211,6 +211,16 @@ def test_full_weights_need_no_recovering(tmp_path: Path, name: str) -> None:
         run.recover(RecoverConfig(model=name, base=str(tmp_path)), Silent())
 
 
+def test_the_name_of_a_folder_tells_nothing(tmp_path: Path) -> None:
+    base = state()
+    folder(tmp_path / "llama-13b", base)
+    folder(tmp_path / "ultralm-65b", difference(moved(base), base))
+    recover(tmp_path, base=str(tmp_path / "llama-13b"), delta=str(tmp_path / "ultralm-65b"))
+    assert same(weights(tmp_path / "out"), moved(base))
+    with refused("ultralm-65b is full weights (registry: ", kind=ConfigError):
+        recover(tmp_path, model="ultralm-65b", delta=str(tmp_path / "ultralm-65b"))
+
+
 def test_a_folder_that_says_it_is_whole(tmp_path: Path) -> None:
     folder(tmp_path / "base", state())
     folder(tmp_path / "delta", moved(state()), beside={"ultrachat.json": '{"name": "", "format": "chatml"}'})

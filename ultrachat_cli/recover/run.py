@@ -126,10 +126,9 @@ def _meant(config: RecoverConfig) -> tuple[ModelSpec, ModelSpec]:
     given = config.model or config.delta
     if not given:
         raise ConfigError("--delta is missing", usage)
-    spec = sides.meant("delta", config.delta) if config.delta else sides.meant("model", config.model)
-    if config.model and config.delta:  # facts by the name, files by the folder
-        named = sides.meant("model", config.model)
-        spec = named.model_copy(update={"source": spec.source})
+    spec = sides.meant("model", config.model) if config.model else sides.meant("delta", config.delta)
+    if not sides.published_in_full(spec) and config.model and config.delta:  # facts by the name, files by the folder
+        spec = spec.model_copy(update={"source": sides.meant("delta", config.delta).source})
     if sides.published_in_full(spec):
         where = "" if spec.scheme == "folder" else f" (registry: {spec.about})"
         raise ConfigError(

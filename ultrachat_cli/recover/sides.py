@@ -70,7 +70,7 @@ def meant(role: str, name: str) -> ModelSpec:
 
 def published_in_full(spec: ModelSpec) -> bool:
     """Whether it is known to be no delta: told by the registry, or by the folder itself."""
-    told = spec.name in specs.known() or (spec.scheme == "folder" and (Path(spec.place) / FACTS).is_file())
+    told = (Path(spec.place) / FACTS).is_file() if spec.scheme == "folder" else spec.name in specs.known()
     return told and spec.weights == "full"
 
 
