@@ -66,7 +66,8 @@ def recover(config: RecoverConfig, progress: Progress) -> Report:
         return found
 
     settings = {"made": "recover", "checked": told is not None}
-    name = spec.name if spec.name in known() else ""
+    named = config.model in known() or (spec.scheme != "folder" and spec.name in known())
+    name = spec.name if named else ""
 
     def finish(folder: Path, _: dict[str, Outcome]) -> None:
         beside.write(folder, made, spec, owner, weights="full", base="", name=name)
