@@ -220,6 +220,7 @@ def test_a_delta_that_was_recovered(folder: Path, tmp_path: Path, monkeypatch: p
         opened(Path("ultralm-13b"), lambda model: model.backend.models())
 
 
+@pytest.mark.slow
 def test_generate_runs_on_a_folder(tmp_path: Path, ultrachat: Ultrachat) -> None:
     """Random weights say nothing of sense, so that nothing may be kept: but the run is sound, and goes on."""
     folder = tiny.llama(tmp_path / "tiny")
