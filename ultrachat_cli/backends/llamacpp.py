@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from ultrachat_cli.errors import UltraError
-from ultrachat_cli.machine import cores
+from ultrachat_cli.machine import available_memory, cores
 from ultrachat_cli.models.requantize import Header, read_header
 
 _SLOTS_A_CORE = 8  # tokens/s on 2 cores at 4, 8, 16, 32 slots: 212, 224, 255, 261
@@ -135,12 +135,3 @@ def kv_bytes(header: Header) -> int:
     key = int(facts.get(f"{model}.attention.key_length", width // heads))
     value = int(facts.get(f"{model}.attention.value_length", width // heads))
     return layers * kv_heads * (key + value) * _F16
-
-
-def available_memory() -> int:
-    """Bytes a new process could take without swapping (Linux), or half of the machine's memory."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
