@@ -26,13 +26,13 @@ class Terminal:
     """`ultrachat chat ARGUMENTS`; `type` and `press` are the keyboard, `text` is the screen with its scroll-back."""
 
     def __init__(
-        self, arguments: Sequence[str], environ: dict[str, str], folder: Path, *, rows: int = 40, columns: int = 90
-    ) -> None:
-        env = {**environ, "TERM": "xterm-256color", "COLORTERM": ""}
+        self, arguments: Sequence[str], environ: dict[str, str], folder: Path, *, rows: int = 40, columns: int = 90,
+        command: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        env = {"TERM": "xterm-256color", **environ}
         env.pop("COLUMNS", None)
-        self.child = pexpect.spawn(
-            str(COMMAND), ["chat", *arguments], env=env, cwd=str(folder), dimensions=(rows, columns), timeout=30
-        )
+        program, *rest = command or [str(COMMAND), "chat", *arguments]
+        self.child = pexpect.spawn(program, rest, env=env, cwd=str(folder), dimensions=(rows, columns), timeout=30)
         self.child.delaybeforesend = None
         self.screen = _Answering(columns, rows, history=10_000, ratio=0.5)
         self.screen.answer = lambda data: self.send(data.encode())

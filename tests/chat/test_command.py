@@ -116,6 +116,18 @@ def test_a_conversation_goes_on_from_a_file(ultrachat: Ultrachat, rules: str) ->
     assert done.code == 0, done
 
 
+def test_what_is_typed_comes_before_what_was_saved(ultrachat: Ultrachat, rules: str) -> None:
+    first = ("--temperature", "0.5", "--top-p", "0.5", "--system", "Old.")
+    assert ultrachat("chat", "-m", rules, "--message", "a", "--save", "t.jsonl", *first).code == 0
+    with streaming() as server:
+        server.answer("ok")
+        typed = ("-m", "any", "--base-url", server.url, "--temperature", "0.9", "--system", "New.")
+        assert ultrachat("chat", "--load", "t.jsonl", *typed, "--message", "b").code == 0
+        (body,) = server.asked
+    assert (body["temperature"], body["top_p"]) == (0.9, 0.5)
+    assert [m["content"] for m in body["messages"]] == ["New.", "a", "Grüße, 世界!\nNext line.", "b"]
+
+
 def test_best_of_n_with_a_judge(ultrachat: Ultrachat) -> None:
     judge = ultrachat.folder / "judge.jsonl"
     judge.write_text('{"match": "", "reply": "8"}\n')

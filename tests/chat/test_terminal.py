@@ -13,6 +13,7 @@ import pytest
 
 from tests.chat.streaming import Streaming, streaming
 from tests.chat.terminal import Terminal
+from tests.conftest import COMMAND
 
 
 @pytest.fixture
@@ -374,3 +375,62 @@ def test_a_terminated_chat_keeps_what_came(server: Streaming, terminal: Open, tm
     term.child.kill(15)
     assert term.ends() == 130
     assert last(tmp_path)[1].startswith("so far ")
+
+
+def test_nothing_is_kept_where_that_is_not_wanted(server: Streaming, terminal: Open, tmp_path: Path) -> None:
+    term = terminal("--set", "keep=false")
+    server.answer("secret answer")
+    term.type("secret question")
+    term.sees("secret answer", "context")
+    term.ready()
+    term.type("/exit")
+    assert term.ends() == 0
+    assert "kept in" not in term.text
+    assert not list((tmp_path / "home").rglob("*.jsonl"))
+    assert not list((tmp_path / "home").rglob("chat-history"))
+
+
+def test_a_dumb_terminal_gets_no_escape_sequences(server: Streaming, terminal: Open) -> None:
+    term = terminal(env={"TERM": "dumb"})
+    server.answer("some **bold** words\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    term.type("hello")
+    term.sees("some bold words", "|1", "context")
+    term.ready()
+    assert b"\x1b" not in term.raw
+
+
+def test_completion_of_commands(server: Streaming, terminal: Open) -> None:
+    term = terminal()
+    term.send(b"/sy")
+    term.sees("/system [TEXT]", "show or set the system prompt")
+    term.send(b"\t")
+    term.until(lambda: term.current.startswith("> /system"))
+    term.send(b" Be quick.\r")
+    term.sees("system  Be quick.")
+
+
+def test_keys_pressed_while_an_answer_comes_are_there_for_the_next_line(server: Streaming, terminal: Open) -> None:
+    term = terminal()
+    term.type("hello")
+    server.say("the begin")
+    term.until(lambda: bool(server.asked))
+    term.send(b"typed ahead")
+    server.say("ning and the end ")
+    server.end()
+    term.sees("the beginning and the end", "context")
+    term.until(lambda: term.current == "> typed ahead")
+
+
+def test_answers_into_a_file_while_talking_at_the_terminal(
+    server: Streaming, home: dict[str, str], tmp_path: Path
+) -> None:
+    command = f"exec {COMMAND} chat -m any --base-url {server.url} > answers.txt"
+    with Terminal([], home, tmp_path, command=["/bin/sh", "-c", command]) as term:
+        term.ready()
+        server.answer("into **the** file")
+        term.type("hello")
+        term.sees("context")
+        term.ready()
+        term.press("d")
+        assert term.ends() == 0
+    assert (tmp_path / "answers.txt").read_text() == "into **the** file\n"

@@ -60,7 +60,7 @@ class ChatModel:
     async def ask(
         self, key: str, prompt: Prompt, sampling: Sampling, *, schema: Mapping[str, Any] | None = None
     ) -> Completion:
-        """The answer to `prompt`, asked for once in the life of the journal under `key`; a new one without a journal."""
+        """The answer to `prompt`, asked for once in the life of the journal under `key`; without one, a new answer."""
 
         async def asked() -> Completion:
             return await self.limiter.run(
@@ -193,6 +193,13 @@ class ChatModels:
         """Let no further request out; those on the wire go on."""
         for limiter in self._limiters.values():
             limiter.halt()
+
+    async def release(self, model: ChatModel) -> None:
+        """Let go of the memory of a model that transformers runs; it is opened anew when it is asked for again."""
+        if model.url.startswith("local:"):
+            self._opened = {key: opened for key, opened in self._opened.items() if opened is not model}
+            self._limiters.pop(model.url, None)
+            await model.backend.close()
 
     async def close(self) -> None:
         """Close connections and stop embedded servers."""

@@ -9,7 +9,7 @@ from ultrachat_cli import __version__
 from ultrachat_cli.backends.best_of import Candidate, Scorer
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.backends.fresh import INTERRUPTED
-from ultrachat_cli.chat import transcript
+from ultrachat_cli.chat import settings, transcript
 from ultrachat_cli.chat.asking import Asker
 from ultrachat_cli.chat.conversation import Conversation, Round
 from ultrachat_cli.chat.screen import Screen
@@ -49,11 +49,14 @@ class Session:
 
     async def open(self, endpoint: Endpoint) -> None:
         """Go on with another model. A system prompt that is the old model's own gives way to the new one's."""
-        model = await self.models.open(endpoint)
+        self.models.settings = settings.limits_for(self.config.limits, endpoint, self.best_of)
+        before, model = self.model, await self.models.open(endpoint)
         if self.config.system is None and self.talk.system == self.model.spec.system:
             self.talk.system = model.spec.system
         self.endpoint = endpoint
         self.asker = Asker(model, self.screen, self.asker.scorer, self.config.context)
+        if before not in (model, getattr(self.asker.scorer, "model", None)):  # a judge may go on working
+            await self.models.release(before)
 
     # asking
 
@@ -191,7 +194,9 @@ class Session:
         if not any(said.answer is not None for said in self.talk.rounds):
             raise UltraError("no answer was given yet")
         path = transcript.target(name)
-        transcript.export(path, self.dialogue())
+        dialogue = self.dialogue()
+        dialogue.meta.pop("pending", None)
+        transcript.export(path, dialogue)
         return path
 
     def keep(self) -> Path | None:

@@ -9,11 +9,12 @@ from pydantic import Field, ValidationError, field_validator
 
 from ultrachat_cli import yaml_lines
 from ultrachat_cli.backends.base import Sampling
+from ultrachat_cli.backends.chat_model import Endpoint
 from ultrachat_cli.backends.limits import LimitSettings
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.models.placement import LocalSettings
-from ultrachat_cli.models.specs import ModelSpec, Price
+from ultrachat_cli.models.specs import ModelSpec, Price, resolve
 from ultrachat_cli.registry import did_you_mean
 
 LONGEST = 2000
@@ -85,6 +86,8 @@ class ChatConfig(Frozen):
     """Print answers as they come instead of as markdown."""
     save: Path | None = None
     """File that the conversation is kept in, whole after every answer."""
+    keep: bool = True
+    """Keep lines and conversations for the next time, in a folder that only you can read (~/.local/state/ultrachat)."""
     limits: ChatLimits = ChatLimits()
     """Rates, retries, budget of an endpoint."""
     prices: dict[str, Price] = {}
@@ -96,6 +99,13 @@ class ChatConfig(Frozen):
         if not model:
             raise ValueError("a model is needed: a registry name, a folder, a .gguf file, openai:NAME, ...")
         return model
+
+
+def limits_for(limits: LimitSettings, endpoint: Endpoint, best_of: int) -> LimitSettings:
+    """A model that runs here works out as many answers at once as are drawn: each of them takes memory."""
+    if endpoint.base_url is not None or resolve(endpoint.model).scheme in ("openai", "scripted"):
+        return limits
+    return limits.model_copy(update={"concurrency": best_of})
 
 
 def changed(sampling: ChatSampling, name: str, text: str) -> ChatSampling:

@@ -95,9 +95,13 @@ def chat(
     once = bool(message) or not sys.stdin.isatty()
     if json and not once:
         raise ConfigError("--json needs --message or piped input")
-    job = chat_once.Job(
-        loaded.value, os.environ, load=load, model_given=model is not None, json=json, verbose=verbose, quiet=quiet
-    )
+    typed = {key: value for key, (_, value) in flags.items() if value is not None and "." not in key}
+    typed["sampling"] = {
+        key: getattr(loaded.value.sampling, key)
+        for key in type(loaded.value.sampling).model_fields
+        if loaded.sources.get(f"sampling.{key}", "").startswith("--")
+    }
+    job = chat_once.Job(loaded.value, os.environ, load, typed, json, verbose, quiet)
     if once:
         from ultrachat_cli.commands import interrupt
 

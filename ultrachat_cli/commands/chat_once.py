@@ -15,11 +15,11 @@ from ultrachat_cli.backends import scorers
 from ultrachat_cli.backends.chat_model import ChatModels, Endpoint
 from ultrachat_cli.chat import asking, transcript
 from ultrachat_cli.chat.session import Session
-from ultrachat_cli.chat.settings import ChatConfig
+from ultrachat_cli.chat.settings import ChatConfig, limits_for
 from ultrachat_cli.chat.statistics import Taken
 from ultrachat_cli.commands.chat_screen import Output
 from ultrachat_cli.errors import ConfigError, UltraError
-from ultrachat_cli.models.specs import known, resolve
+from ultrachat_cli.models.specs import known
 
 _EMBEDDED_CONTEXT = 8192  # tokens, unless told: what a laptop carries beside its user's programs
 
@@ -31,8 +31,8 @@ class Job:
     config: ChatConfig
     environ: Mapping[str, str]
     load: str | None
-    model_given: bool
-    """Whether the model was named on the command line: a loaded conversation's does not come before it."""
+    typed: Mapping[str, Any]
+    """What of the config was typed on the command line: it comes before what a loaded conversation holds."""
     json: bool
     verbose: bool
     quiet: bool
@@ -55,11 +55,9 @@ async def opened(job: Job, screen: Output, *, keep: bool) -> AsyncIterator[Sessi
         raise ConfigError(*asking.NO_SCORER)
     if config.save is not None:
         _usable(config.save)
-    limits = config.limits
-    if config.base_url is None and resolve(config.model).scheme not in ("openai", "scripted"):
-        limits = limits.model_copy(update={"concurrency": config.best_of})  # slots of a model that runs here
+    endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.engine)
     models = ChatModels(
-        limits, None, job.environ,
+        limits_for(config.limits, endpoint, config.best_of), None, job.environ,
         prices=config.prices,
         embedded_context=config.context or _EMBEDDED_CONTEXT,
         local=config.local,
@@ -68,16 +66,17 @@ async def opened(job: Job, screen: Output, *, keep: bool) -> AsyncIterator[Sessi
     scorer: scorers.OpenScorer | None = None
     try:
         with screen.opening(config.model):
-            model = await models.open(Endpoint(config.model, config.base_url, config.api_key_env, config.engine))
+            model = await models.open(endpoint)
         if config.reward_model:
             with screen.opening(config.reward_model):
                 scorer = await _scorer(config, config.reward_model, models, screen)
         kept = transcript.Kept(job.state / "chats")
-        session = Session(config, models, model, screen, scorer=scorer, kept=kept, keeps=keep)
+        session = Session(config, models, model, screen, scorer=scorer, kept=kept, keeps=keep and config.keep)
         if job.load:
-            await session.load(job.load, model=not job.model_given)
-            if config.system is not None:
-                session.talk.system = config.system
+            await session.load(job.load, model="model" not in job.typed)
+            typed = job.typed.get("sampling") or {}
+            session.sampling = session.sampling.model_copy(update=typed)
+            session.talk.system = job.typed.get("system", session.talk.system)
         yield session
     finally:
         if scorer is not None:

@@ -49,7 +49,7 @@ class Output:
 
     def statistics(self, line: str) -> None:
         """In a pipe only when asked for."""
-        if not self._quiet and (self._talking or self._verbose):
+        if not self._quiet and (self._talking or self.terminal or self._verbose):
             self._note(line)
 
     def gap(self) -> None:
