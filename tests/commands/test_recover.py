@@ -23,6 +23,10 @@ from tests.recover import folders
 from tests.train import tiny
 
 
+ONE = {"OMP_NUM_THREADS": "1"}
+"""For tiny models: test processes share the cores."""
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, tuned/, and a delta/ as others publish them."""
@@ -63,7 +67,7 @@ def test_there_and_back_with_an_answer(ultrachat: Ultrachat, tmp_path: Path) -> 
     assert made.code == 0, made
     assert "the tuned weights, bit for bit" in made.stdout
     assert "delta" in made.stdout.splitlines()[-1]
-    done = ultrachat("recover", "--base", "base", "--delta", "delta", "--output", "out", "--check", "--json")
+    done = ultrachat("recover", "--base", "base", "--delta", "delta", "--output", "out", "--check", "--json", env=ONE)
     assert done.code == 0, done
     assert done.json["verified"] == done.json["tensors"] == len(state)
     assert done.json["answer"] is not None
@@ -85,7 +89,7 @@ def test_the_answer_is_that_of_transformers(ultrachat: Ultrachat, tmp_path: Path
     folders.folder(tmp_path / "delta", {name: t / 100 for name, t in base.items()}, words=False)
     shutil.copyfile(tmp_path / "base/config.json", tmp_path / "delta/config.json")
     done = ultrachat("recover", "--base", "base", "--delta", "delta", "-o", "out", "--format", "chatml", "--check",
-                     "--json")  # fmt: skip
+                     "--json", env=ONE)  # fmt: skip
     assert done.code == 0, done
     tokenizer = ChatTokenizer(tmp_path / "out", "chatml")
     ids = torch.tensor([tokenizer.prompt([{"role": "user", "content": PROMPT}])])
