@@ -22,7 +22,6 @@ from tests.conftest import COMMAND, Ultrachat
 from tests.recover import folders
 from tests.train import tiny
 
-
 ONE = {"OMP_NUM_THREADS": "1"}
 """For tiny models: test processes share the cores."""
 
