@@ -151,6 +151,7 @@ def test_best_of_n_with_a_judge(ultrachat: Ultrachat) -> None:
         (("--message", "x", "--best-of", "4"), ("--best-of needs --reward-model", "ultrarm-13b", "judge:openai")),
         (("--message", "x", "--temperature", "-1"), ("--temperature: sampling.temperature: ", "greater than or equal")),
         (("--message", "x", "--engine", "lama"), ("--engine: engine: ", "llamacpp")),
+        (("--message", "x", "--format", "chatmk"), ("--format: format: unknown chat format", "did you mean 'chatml'?")),
         (("--message", "x", "--set", "sampling.temprature=1"), ("unknown key (did you mean 'temperature'?)",)),
         (("--message", "x", "-c", "ultralm"), ("no shipped chat config of that name",)),
         (("--message", "x", "--save", "a.txt"), ("--save a.txt: conversations are kept as JSON lines",)),

@@ -34,13 +34,15 @@ Say = Callable[[str], None]
 class Endpoint:
     """Where a model is to be found: its name, and for a served one the URL and the key's variable.
 
-    `engine`: what runs it here; auto = llama.cpp for .gguf files, transformers for other weights.
+    `engine`: what runs it here; auto = llama.cpp for .gguf files, transformers for other weights. `format`: the chat
+    format of a model that runs here, where it is not the one its entry or its files name.
     """
 
     model: str
     base_url: str | None = None
     api_key_env: str | None = None
     engine: Literal["auto", "llamacpp", "transformers"] = "auto"
+    format: str = ""
 
 
 @dataclass
@@ -105,7 +107,9 @@ class ChatModels:
     async def open(self, endpoint: Endpoint) -> ChatModel:
         """The model, ready to be asked. Everything that can be wrong with it is found here, before any work."""
         spec = resolve(endpoint.model, base_url=endpoint.base_url)
-        key = (spec.name, endpoint.base_url or spec.source, endpoint.api_key_env or "", endpoint.engine)
+        if endpoint.format:
+            spec = spec.model_copy(update={"format": endpoint.format})
+        key = (spec.name, endpoint.base_url or spec.source, endpoint.api_key_env or "", endpoint.engine, spec.format)
         if key not in self._opened:
             if endpoint.base_url is None and spec.scheme == "scripted":
                 self._opened[key] = self._model(spec, ScriptedBackend.open(spec.place), spec.source)

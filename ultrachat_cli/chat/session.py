@@ -29,7 +29,7 @@ class Session:
     ) -> None:  # fmt: skip
         """`kept`: where earlier conversations are, and, if it `keeps`, this one after every change."""
         self.config, self.models, self.screen = config, models, screen
-        self.endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.engine)
+        self.endpoint = config.endpoint
         self.asker = Asker(model, screen, scorer, config.context)
         self.sampling, self.best_of = config.sampling, config.best_of
         self.talk = Conversation(model.spec.system if config.system is None else config.system)
@@ -152,6 +152,7 @@ class Session:
             model=str(meta.get("model") or ""),
             base_url=meta.get("base_url"),
             api_key_env=meta.get("api_key_env"),
+            format=str(meta.get("format") or ""),
         )
         if model and ours and found.model and found != self.endpoint:
             try:
@@ -170,6 +171,7 @@ class Session:
             "model": self.endpoint.model,
             "base_url": without_secrets(url) if url else None,
             "api_key_env": self.endpoint.api_key_env,
+            "format": self.endpoint.format or None,
             "sampling": {key: value for key, value in self.sampling.model_dump().items() if value is not None},
             "ultrachat": __version__,
         }

@@ -10,7 +10,7 @@ from ultrachat_cli.chat.session import Session
 from ultrachat_cli.errors import UltraError
 from ultrachat_cli.registry import did_you_mean
 
-_SHOWN = 100  # characters of a turn in a list
+_SHOWN = 72  # characters of a turn in a list
 
 
 class Leave(Exception):
@@ -168,7 +168,7 @@ async def _export(session: Session, name: str) -> None:
 async def _model(session: Session, name: str) -> None:
     if name:
         base_url = None if ":" in name and not name.startswith("openai:") else session.config.base_url
-        await session.open(replace(session.endpoint, model=name, base_url=base_url))
+        await session.open(replace(session.endpoint, model=name, base_url=base_url, format=""))
     context = f", context of {session.asker.context:,} tokens" if session.asker.context else ""
     session.screen.say(f"{session.endpoint.model} ({session.model.url}{context})")
 

@@ -29,6 +29,9 @@ def chat(
     dtype: Annotated[
         str | None, O(help="For transformers: auto, float32, bfloat16, float16.", rich_help_panel=WHO)
     ] = None,
+    format: Annotated[
+        str | None, O("--format", help="Chat format of a model that names none.", rich_help_panel=WHO)
+    ] = None,
     context: Annotated[int | None, O(help="Tokens of context to use.", rich_help_panel=WHO)] = None,
     system: Annotated[str | None, O(help='System prompt; "" for none.', rich_help_panel=HOW)] = None,
     temperature: Annotated[float | None, O(help="Sampling temperature.", rich_help_panel=HOW)] = None,
@@ -80,6 +83,7 @@ def chat(
         "engine": ("--engine", engine),
         "local.device": ("--device", device),
         "local.dtype": ("--dtype", dtype),
+        "format": ("--format", format),
         "context": ("--context", context),
         "system": ("--system", system),
         "sampling.temperature": ("--temperature", temperature),

@@ -95,7 +95,7 @@ class Terminal(Output):
             except EOFError:
                 return None
             self._armed = False
-            return text.strip()
+            return text.rstrip().lstrip("\n")
 
     @contextmanager
     def reply(self) -> Iterator[Callable[[str], None]]:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from ultrachat_cli.backends import scorers
-from ultrachat_cli.backends.chat_model import ChatModels, Endpoint
+from ultrachat_cli.backends.chat_model import ChatModels
 from ultrachat_cli.chat import asking, transcript
 from ultrachat_cli.chat.session import Session
 from ultrachat_cli.chat.settings import ChatConfig, limits_for
@@ -55,9 +55,8 @@ async def opened(job: Job, screen: Output, *, keep: bool) -> AsyncIterator[Sessi
         raise ConfigError(*asking.NO_SCORER)
     if config.save is not None:
         _usable(config.save)
-    endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.engine)
     models = ChatModels(
-        limits_for(config.limits, endpoint, config.best_of), None, job.environ,
+        limits_for(config.limits, config.endpoint, config.best_of), None, job.environ,
         prices=config.prices,
         embedded_context=config.context or _EMBEDDED_CONTEXT,
         local=config.local,
@@ -66,7 +65,7 @@ async def opened(job: Job, screen: Output, *, keep: bool) -> AsyncIterator[Sessi
     scorer: scorers.OpenScorer | None = None
     try:
         with screen.opening(config.model):
-            model = await models.open(endpoint)
+            model = await models.open(config.endpoint)
         if config.reward_model:
             with screen.opening(config.reward_model):
                 scorer = await _scorer(config, config.reward_model, models, screen)
