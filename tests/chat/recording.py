@@ -79,6 +79,7 @@ class Model:
         self.counted = 0
         self.before_piece: Callable[[int], Any] = lambda n: None
         self.usage = True
+        self.closed = False
 
     async def complete(self, prompt: Prompt, sampling: Sampling, *, schema: object = None) -> Completion:
         assert not isinstance(prompt, str)
@@ -104,7 +105,7 @@ class Model:
         return None
 
     async def close(self) -> None:
-        pass
+        self.closed = True
 
 
 def opened(

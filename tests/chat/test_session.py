@@ -16,8 +16,10 @@ from ultrachat_cli.backends.chat_model import Endpoint
 from ultrachat_cli.chat import settings, slash
 from ultrachat_cli.chat.session import Session
 from ultrachat_cli.chat.settings import ChatSampling
+from ultrachat_cli.chat.statistics import Taken
 from ultrachat_cli.errors import BackendError, UltraError
 from ultrachat_cli.models.specs import ModelSpec
+from ultrachat_cli.records.completion import Completion
 
 
 def echo(messages: Messages) -> str:
@@ -365,6 +367,28 @@ def test_another_model_keeps_the_conversation_and_a_failing_one_the_old_model() 
         assert screen(session).said[-1].startswith("scripted:synthetic")
 
     run(job)
+
+
+def test_a_local_model_that_is_left_gives_its_memory_back_unless_it_judges() -> None:
+    async def job() -> None:
+        for judges in (False, True):
+            model = Model(echo)
+            session = opened(model, scorer=Longest())
+            session.model.url = "local:test"
+            if judges:
+                session.asker.scorer.model = session.model  # type: ignore[union-attr]
+            await do(session, "/model scripted:synthetic", "a")
+            assert model.closed is not judges
+
+    run(job)
+
+
+def test_speed_is_told_only_where_there_was_time_to_measure_it() -> None:
+    def rate(tokens: int, first: float | None, seconds: float) -> float | None:
+        return Taken(Completion("x", "stop", 1, tokens), first, seconds, 1, 0).rate
+
+    assert rate(11, 0.5, 1.5) == pytest.approx(10)
+    assert rate(11, 0.5, 0.5001) is rate(1, 0.1, 5) is rate(9, None, 5) is None
 
 
 def test_the_file_of_save_is_whole_after_every_answer(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ultrachat_cli.chat import asking, settings
 from ultrachat_cli.chat.session import Session
 from ultrachat_cli.errors import UltraError
+from ultrachat_cli.models import formats
 from ultrachat_cli.registry import did_you_mean
 
 _SHOWN = 72  # characters of a turn in a list
@@ -167,8 +168,9 @@ async def _export(session: Session, name: str) -> None:
 
 async def _model(session: Session, name: str) -> None:
     if name:
+        name, _, chat_format = name.rpartition(" ") if name.rpartition(" ")[2] in formats.FORMATS else (name, "", "")
         base_url = None if ":" in name and not name.startswith("openai:") else session.config.base_url
-        await session.open(replace(session.endpoint, model=name, base_url=base_url, format=""))
+        await session.open(replace(session.endpoint, model=name, base_url=base_url, format=chat_format))
     context = f", context of {session.asker.context:,} tokens" if session.asker.context else ""
     session.screen.say(f"{session.endpoint.model} ({session.model.url}{context})")
 
@@ -248,7 +250,7 @@ COMMANDS = {
     "save": Command("[FILE]", "keep the conversation in a file, with its settings", _save),
     "load": Command("FILE[#N]", "go on with one from a file (last: the one before)", _load),
     "export": Command("FILE", "add the conversation to a JSONL dataset", _export),
-    "model": Command("[NAME]", "show the model, or go on with another", _model),
+    "model": Command("[NAME [FORMAT]]", "show the model, or go on with another", _model),
     "stats": Command("", "rounds, tokens, speed, context, cost", _stats),
     "multi": Command("", "switch: Enter begins a new line instead of sending", _multi),
     "editor": Command("[TEXT]", "write the message in $EDITOR", _editor),

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from ultrachat_cli.backends.best_of import Candidate
 from ultrachat_cli.records.completion import Completion
 
+_SHORTEST = 0.01
+"""Seconds in which nothing can be said of a speed."""
+
 
 @dataclass
 class Taken:
@@ -28,7 +31,7 @@ class Taken:
     @property
     def rate(self) -> float | None:
         """Tokens a second once the first had come."""
-        if self.first is None or self.tokens < 2 or self.seconds <= self.first:
+        if self.first is None or self.tokens < 2 or self.seconds - self.first < _SHORTEST:
             return None
         return (self.tokens - 1) / (self.seconds - self.first)
 

@@ -15,6 +15,7 @@ from ultrachat_cli.records.dialogue import Dialogue, parse
 
 LAST = "last"
 """The name of the conversation that was talked last."""
+_TAIL = 16 << 20  # bytes: no line is longer
 _KEPT = 100  # conversations kept without being asked to
 
 
@@ -60,12 +61,12 @@ def target(name: str) -> Path:
 
 def save(path: Path, dialogue: Dialogue) -> None:
     """Write the line in place of the one with the same id; other lines stay as they are. Whole or not at all."""
-    others = list(_others(path, dialogue.id))
+    line = dialogue.line()
     with _writing(), jsonl.replacing(path) as file:
-        place = others.index(b"") if b"" in others else len(others)
-        file.writelines(others[:place])
-        file.write(dialogue.line())
-        file.writelines(others[place:])
+        for other in _others(path, dialogue.id):
+            file.write(other or line)
+            line = line if other else b""
+        file.write(line)
 
 
 def _others(path: Path, identity: str) -> Iterator[bytes]:
@@ -92,8 +93,12 @@ def export(path: Path, dialogue: Dialogue) -> None:
 
 def _end_last_line(path: Path) -> None:
     """A last line that only lacks its newline is whole: the appender would take it for a torn one and cut it off."""
-    *_, last = [b"", *(line for _, line in jsonl.lines(path))] if path.exists() else [b""]
-    if last and not last.endswith(b"\n"):
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        last = file.read().rpartition(b"\n")[2]
+    if last:
         with suppress(orjson.JSONDecodeError):
             orjson.loads(last)
             with path.open("ab") as file:
