@@ -1,189 +1,96 @@
-"""Markdown on a terminal while it is being written: what is printed is never touched again.
+"""Markdown on a terminal while it is being written: blocks that are complete are printed once, the open one anew.
 
-Words are placed as they come, so the work grows with the text and no faster, the scroll-back is whole, and a window
-that changes its width spoils nothing. Only a table waits for its end, under a notice of one line.
+Rich renders and markdown-it tells blocks apart, so that a long answer costs what its longest block does.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import StringIO
+from itertools import pairwise
 
-from ultrachat_cli.commands.markdown_blocks import Code, table
-from ultrachat_cli.commands.markdown_inline import Piece, spans
-from ultrachat_cli.commands.markdown_words import Words
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markdown import Markdown
 
-_FENCE = re.compile(r"(`{3,}|~{3,})\s*([^`]*)$")
-_RULE = re.compile(r"([-*_])\s*(?:\1\s*){2,}$")
-_HEADING = re.compile(r"(#{1,6})\s+(?=\S)")
-_ITEM = re.compile(r"(?:[-*+]|(\d{1,9}[.)]))\s+(?=\S)")
-_TASK = re.compile(r"\[([ xX])\]\s+(?=\S)")
-_QUOTE = re.compile(r"(?:>\s?)+")
-_OPEN = re.compile(
-    r"[-*_][-*_\s]*$|\+\s*$|#{1,6}\s*$|\d{1,9}[.)]?\s*$|`{1,2}$|~{1,2}$|`{3}|~{3}|\||[-*+]\s+\[.?\]?\s*$"
-)
-"""Beginnings of lines that can still become more than one thing."""
-_LONG = 400  # characters of a line of code that are shown before its end
-_MOST_ROWS = 100  # of a table that waits for its end
-_DEEPEST = 24  # columns of indentation that are kept
+WIDEST = 100
+"""Columns at most: longer lines are hard to read."""
+_BLANK_END = re.compile(r"[ ]+((?:\x1b\[[\d;]*m)*)$")
+_STYLE = re.compile(r"\x1b\[[\d;]*m")
+_TABLE = re.compile(r"[^\n]*\|[^\n]*\n[ ]*\|?[ ]*:?-+")
+_ROOM = 3  # rows of the window that are left free of what is drawn anew
+_parser = MarkdownIt().enable("strikethrough").enable("table")  # as Rich's own
 
 
 class MarkdownStream:
-    """Takes text piece by piece; `take` gives what is to be written to the terminal."""
+    """`feed` it text, write what `take` gives to the terminal. What was written stays, but for the rows of the open
+    block that fit the window: those are drawn anew, in whatever width the window then has."""
 
-    def __init__(self, width: Callable[[], int], *, styled: bool = True, coloured: bool = True) -> None:
-        """`width`: columns of the window, asked anew for every word; not `styled`: no escape sequence at all."""
-        self._words = Words(width, styled=styled, coloured=coloured)
-        self._start = ""  # of a line whose kind is not known yet
-        self._rest = ""  # of a line of text: what cannot be told yet
-        self._inside = False  # a line of text
-        self._before, self._style = " ", ""
-        self._anything = self._gap = self._listed = self._noticed = False
-        self._code: Code | None = None
-        self._shown = 0  # characters of a long line of code
-        self._table: list[str] = []
-
-    def take(self) -> str:
-        """What was made since the last time."""
-        if self._table and self._words.styled:
-            self._words.raw("\r\x1b[K" if self._noticed else "")
-            self._words.raw(f"table, {len(self._table)} rows …", "d")
-            self._noticed = True
-        return self._words.take()
+    def __init__(self, size: Callable[[], tuple[int, int]], *, styled: bool, coloured: bool) -> None:
+        """`size`: columns and rows of the window; not `styled`: no escape sequence, so complete blocks only."""
+        self._size, self._styled, self._coloured = size, styled, coloured
+        self._open = ""
+        self._settled = 0
+        """Lines of the open block that are printed for good."""
+        self._drawn: list[int] = []
+        """Columns of the lines that will be drawn anew."""
+        self._any = False
+        """Whether a block stands above."""
 
     def feed(self, text: str) -> None:
         """More of it, free of control characters but newline and tab."""
-        text, self._start = self._start + text, ""
-        at = 0
-        while at < len(text):
-            end = text.find("\n", at)
-            complete = end >= 0
-            line = text[at:end] if complete else text[at:]
-            if not self._inside:
-                taken = self._line(line, complete)
-                if taken is None:
-                    self._start = line
-                    return
-                line = line[taken:]
-            if self._inside:
-                self._text(line, complete)
-            at = end + 1 if complete else len(text)
+        self._open += text
 
-    def finish(self) -> None:
-        """No more comes: all of it is told, and the cursor stands on a new line."""
-        if self._start or self._inside or self._shown:
-            self.feed("\n")
-        self._end_table()
+    def take(self, *, final: bool = False) -> str:
+        """What is to be written now; `final`: nothing more will come."""
+        columns, rows = self._size()
+        out = [self._erased(columns)]
+        *complete, last = self._blocks()
+        for block in [*complete, last] if final else complete:
+            out += self._rendered(block, columns)[self._settled :]
+            self._settled = 0
+        self._open = "" if final else last
+        if self._styled and self._open.strip():
+            lines = self._rendered(last, columns, peek=True)
+            fits = max(1, rows - _ROOM)
+            if not _TABLE.match(last):  # whose columns move with every row
+                out += lines[self._settled : -fits]
+                self._settled = max(self._settled, len(lines) - fits)
+            anew = lines[self._settled :][-fits:]
+            self._drawn = [_columns_of(line) for line in anew]
+            out += anew
+        return "".join(out)
 
-    # lines
+    def _erased(self, columns: int) -> str:
+        """Up to where the open block is drawn anew; a window that became narrower has wrapped its lines."""
+        rows = sum(max(1, -(-width // columns)) for width in self._drawn)
+        self._drawn = []
+        return f"\x1b[{rows}F\x1b[J" if rows else ""
 
-    def _line(self, line: str, complete: bool) -> int | None:
-        """Begin a line; returns how much of it is dealt with, None while its kind is not known."""
-        if self._code is not None:
-            return self._code_line(self._code, line, complete)
-        bare = line.lstrip(" \t")
-        if not bare:
-            return self._blank() if complete else None
-        if not complete and (_OPEN.match(bare) and len(bare) < _LONG):
-            return None
-        if bare[0] == "|" and complete:
-            self._add_row(bare)
-            return len(line)
-        self._end_table()
-        indent = min(len(line[: len(line) - len(bare)].expandtabs(4)), _DEEPEST)
-        if complete and (fence := _FENCE.match(bare)):
-            self._open_block()
-            self._code = Code(fence[1], fence[2].strip(), len(line) - len(bare), self._words.coloured)
-            self._words.raw(f"── {self._code.language or 'code'}\n", "d")
-            return len(line)
-        if complete and _RULE.match(bare):
-            self._open_block()
-            self._words.raw("─" * min(40, self._words.width) + "\n", "d")
-            return len(line)
-        kept = self._begin_text(bare, indent, complete)
-        return None if kept is None else len(line) - len(kept)
+    def _blocks(self) -> list[str]:
+        """The text cut where one block ends and another begins."""
+        lines = self._open.splitlines(keepends=True)
+        starts = [token.map[0] for token in _parser.parse(self._open) if token.level == 0 and token.map]
+        cuts = [0, *dict.fromkeys(starts[1:]), len(lines)]
+        return ["".join(lines[a:b]) for a, b in pairwise(cuts)]
 
-    def _blank(self) -> int:
-        self._end_table()
-        self._gap = True
-        return 0
+    def _rendered(self, block: str, columns: int, *, peek: bool = False) -> list[str]:
+        """Lines, each with its end; the first one is blank where a block stands above. `peek`: it is not final."""
+        made = StringIO()
+        console = Console(
+            file=made, width=min(columns, WIDEST), force_terminal=self._styled, no_color=not self._coloured,
+            color_system="standard" if self._styled else None, legacy_windows=False, highlight=False,
+        )  # fmt: skip
+        console.print(Markdown(block, code_theme="ansi_dark", hyperlinks=False))
+        lines = [_BLANK_END.sub(r"\1", line) if _columns_of(line) else "" for line in made.getvalue().split("\n")]
+        lines = [line + "\n" for line in "\n".join(lines).strip("\n").split("\n")]
+        above = ["\n"] if self._any else []
+        self._any = self._any or not peek
+        return above + lines
 
-    def _open_block(self) -> None:
-        if self._gap and self._anything:
-            self._words.raw("\n")
-        self._gap, self._anything = False, True
 
-    def _begin_text(self, bare: str, indent: int, complete: bool) -> str | None:
-        """Print what opens a line of text; returns the text itself, None while it cannot be told from its mark."""
-        first: list[Piece] = [(" " * indent, "")] if indent else []
-        hang = [*first]
-        if quote := _QUOTE.match(bare):
-            bare = bare[quote.end() :]
-            if not complete and (not bare or _OPEN.match(bare)):
-                return None
-            bar = [("▌ " * quote[0].count(">"), "d")]
-            first, hang = [*first, *bar], [*hang, *bar]
-        self._style = ""
-        if heading := _HEADING.match(bare):
-            bare, self._style = bare[heading.end() :], "bh" if len(heading[1]) < 3 else "b"
-        elif item := _ITEM.match(bare):
-            bare = bare[item.end() :]
-            mark = f"{item[1]} " if item[1] else "• "
-            if task := _TASK.match(bare):
-                bare, mark = bare[task.end() :], "☐ " if task[1] == " " else "☑ "
-            first, hang = [*first, (mark, "b" if item[1] else "")], [*hang, (" " * len(mark), "")]
-            self._listed = True
-        elif not indent:
-            self._listed = False
-        self._open_block()
-        self._words.begin(first, hang)
-        self._inside, self._rest, self._before = True, "", " "
-        return bare
-
-    def _text(self, line: str, complete: bool) -> None:
-        pieces, self._rest = spans(self._rest + line, final=complete, before=self._before)
-        for text, style in pieces:
-            self._words.put(text, style + self._style)
-            self._before = text[-1:] or self._before
-        if complete:
-            self._words.end()
-            self._inside = False
-
-    # code and tables
-
-    def _code_line(self, code: Code, line: str, complete: bool) -> int | None:
-        if not complete:
-            if len(line) < _LONG:
-                return None
-            self._words.raw(line)
-            self._shown += len(line)
-            return len(line)
-        if self._shown:
-            self._words.raw(line + "\n")
-            self._shown = 0
-        elif code.ends(line):
-            self._words.raw("──\n", "d")
-            self._code = None
-        else:
-            self._words.raw(code.line(line) + "\n")
-        return len(line)
-
-    def _add_row(self, line: str) -> None:
-        if not self._table:
-            self._open_block()
-        self._table.append(line)
-        if len(self._table) == _MOST_ROWS + 2:
-            head = self._table[:2]
-            self._end_table()
-            self._table = head
-
-    def _end_table(self) -> None:
-        lines, self._table = self._table, []
-        if not lines:
-            return
-        if self._noticed:
-            self._words.raw("\r\x1b[K")
-            self._noticed = False
-        words = self._words
-        drawn = table(lines, words.width, styled=words.styled, coloured=words.coloured)
-        words.raw(drawn or "\n".join(lines) + "\n")
+def _columns_of(line: str) -> int:
+    """What a terminal shows of it takes so many."""
+    return cell_len(_STYLE.sub("", line).rstrip())
