@@ -1,0 +1,270 @@
+"""Answers and verdicts, in files that alpaca_eval (0.6) reads and writes too: `model_outputs.json`, `annotations.json`.
+
+Fields of ours that alpaca_eval lacks (category, difficulty, scores) and unknown ones of theirs go along in both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+
+from ultrachat_cli.errors import ConfigError, DataError
+from ultrachat_cli.records import files, jsonl
+
+_T = TypeVar("_T")
+
+DRAW = 1.5
+_LISTED = 20  # unmatched instructions shown of each side
+_SHOWN = 100  # characters of each
+_RAW, _SWITCHED = "raw_completion", "is_switched_outputs"  # alpaca_eval's names
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One answer of one model. `generator`: its name; `extra`: fields of the file that mean nothing to us."""
+
+    instruction: str
+    output: str
+    generator: str = ""
+    dataset: str = ""
+    category: str = ""
+    difficulty: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One verdict: `output_1` is the reference's answer, `output_2` the model's.
+
+    `preference`: from 1 (the reference is better) to 2 (the model is); 1.5 is a draw; None: the judge's words could not
+    be read. `switched`: whether the judge saw the model's answer first; None: not known. `raw`: what the judge said.
+    `scores`: of the reference and of the model, as the judge's scale has them; nan where one was not asked for.
+    """
+
+    instruction: str
+    output_1: str
+    output_2: str
+    generator_1: str
+    generator_2: str
+    preference: float | None
+    annotator: str
+    dataset: str = ""
+    category: str = ""
+    switched: bool | None = None
+    raw: str = ""
+    scores: tuple[float, float] | None = None
+    difficulty: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """What it is reported under: its category, or else the part of the set it is from."""
+        return self.category or self.dataset
+
+    @property
+    def win(self) -> float | None:
+        """The model's share of the win, 0 to 1; None without a verdict. A preference of 0 is an old file's draw."""
+        if self.preference is None or math.isnan(self.preference):
+            return None
+        return (self.preference or DRAW) - 1
+
+    @property
+    def outcome(self) -> str:
+        """`win`, `draw` or `loss` of the model; `none` without a verdict."""
+        win = self.win
+        return "none" if win is None else "win" if win > 0.5 else "loss" if win < 0.5 else "draw"
+
+
+class Pair(NamedTuple):
+    """Two answers to one instruction."""
+
+    reference: Output
+    model: Output
+
+
+def read_outputs(path: Path) -> list[Output]:
+    """The answers in a JSON array or JSONL. `DataError` names the first row that is none, and counts the others."""
+    return _rows(path, _output)
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """The verdicts in a JSON array or JSONL; a preference of 0, an old file's draw, becomes 1.5.
+
+    `DataError` names the first row that is no verdict, and counts the others.
+    """
+    return _rows(path, _annotation)
+
+
+def write_outputs(path: Path, outputs: Iterable[Output]) -> None:
+    """Write a JSON array (JSONL where the name says so), whole or not at all. `UltraError` when the disk is full."""
+    _write(path, (_output_record(output) for output in outputs))
+
+
+def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
+    """Write a JSON array (JSONL where the name says so), whole or not at all. `UltraError` when the disk is full."""
+    _write(path, (annotation_record(annotation) for annotation in annotations))
+
+
+def merge(outputs: Sequence[Output], reference: Sequence[Output], allow_missing: bool = False) -> list[Pair]:
+    """Answers to exactly the same instruction, in the order of `reference`, which is the set's.
+
+    An instruction that comes twice is matched first with first, second with second. What is left over on either side
+    is listed in one `ConfigError`, or left out with `allow_missing`; nothing in common is always an error.
+    """
+    waiting: dict[str, deque[Output]] = defaultdict(deque)
+    for output in outputs:
+        waiting[output.instruction].append(output)
+    pairs, alone = [], []
+    for wanted in reference:
+        if waiting[wanted.instruction]:
+            pairs.append(Pair(wanted, waiting[wanted.instruction].popleft()))
+        else:
+            alone.append(wanted.instruction)
+    left = [output.instruction for several in waiting.values() for output in several]
+    if (alone or left) and (not allow_missing or not pairs):
+        faults = [f"{len(pairs)} instructions have an answer of both sides"]
+        faults += _unmatched("of the reference have no answer of the model", alone)
+        faults += _unmatched("of the model are not in the reference", left)
+        hint = "instructions must agree to the character" + (": --allow-missing leaves these out" if pairs else "")
+        raise ConfigError(faults, hint)
+    return pairs
+
+
+def _unmatched(what: str, instructions: Sequence[str]) -> list[str]:
+    if not instructions:
+        return []
+    shown = [orjson.dumps(text[:_SHOWN] + ("..." if len(text) > _SHOWN else "")).decode() for text in instructions]
+    more = [f"  and {len(shown) - _LISTED} more"] if len(shown) > _LISTED else []
+    return [f"{len(shown)} {what}:", *(f"  {text}" for text in shown[:_LISTED]), *more]
+
+
+def _rows(path: Path, made: Callable[[dict[str, Any]], _T]) -> list[_T]:
+    found: list[_T] = []
+    bad: list[tuple[int, str]] = []
+    for number, record in files.rows(path, jsonl.never):
+        try:
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+            found.append(made(record))
+        except ValueError as error:
+            bad.append((number, str(error)))
+    if bad:
+        number, reason = bad[0]
+        raise DataError(path, number, reason + (f" (and {len(bad) - 1} more bad rows)" if len(bad) > 1 else ""))
+    if not found:
+        raise DataError(path, 0, "holds no rows")
+    return found
+
+
+def _output(record: dict[str, Any]) -> Output:
+    taken = _Taken(record)
+    return Output(
+        taken.text("instruction"), taken.text("output"), taken.name("generator"), taken.name("dataset"),
+        taken.name("category"), taken.name("difficulty"), taken.rest(),
+    )  # fmt: skip
+
+
+def _annotation(record: dict[str, Any]) -> Annotation:
+    taken = _Taken(record)
+    return Annotation(
+        taken.text("instruction"), taken.text("output_1"), taken.text("output_2"), taken.name("generator_1"),
+        taken.name("generator_2"), taken.preference(), taken.name("annotator"), taken.name("dataset"),
+        taken.name("category"), taken.switched(), taken.raw(), taken.scores(), taken.name("difficulty"), taken.rest(),
+    )  # fmt: skip
+
+
+class _Taken:
+    """The fields of a row, taken one by one; `ValueError` says what is wrong with one."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self._left = dict(record)
+
+    def text(self, key: str) -> str:
+        if key not in self._left:
+            raise ValueError(f"no '{key}'")
+        value = self._left.pop(key)
+        if not isinstance(value, str):
+            raise ValueError(f"'{key}' is not a text")
+        return value
+
+    def name(self, key: str) -> str:
+        """A label; "" where there is none. Numbers, such as a difficulty, become text."""
+        value = self._left.pop(key, None)
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"'{key}' is not a text")
+        return "" if value is None else str(value)
+
+    def preference(self) -> float | None:
+        if "preference" not in self._left:
+            raise ValueError("no 'preference'")
+        value = self._left.pop("preference")
+        if value is None:
+            return None
+        if not _is_number(value) or not (value == 0 or 1 <= value <= 2):
+            raise ValueError(f"'preference' is {orjson.dumps(value).decode()}, not null, 0 or a number from 1 to 2")
+        return float(value) or DRAW
+
+    def switched(self) -> bool | None:
+        value = self._left.pop(_SWITCHED, None)
+        if not isinstance(value, bool | None):
+            raise ValueError(f"'{_SWITCHED}' is neither true nor false")
+        return value
+
+    def raw(self) -> str:
+        """The judge's words where they are text; alpaca_eval's later versions keep whole responses, which stay."""
+        return self._left.pop(_RAW) if isinstance(self._left.get(_RAW), str) else ""
+
+    def scores(self) -> tuple[float, float] | None:
+        value = self._left.pop("scores", None)
+        if value is None:
+            return None
+        if not (isinstance(value, list) and len(value) == 2 and all(v is None or _is_number(v) for v in value)):
+            raise ValueError("'scores' is not two numbers")
+        first, second = (math.nan if score is None else float(score) for score in value)
+        return first, second
+
+    def rest(self) -> dict[str, Any]:
+        return self._left
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def annotation_record(annotation: Annotation) -> dict[str, Any]:
+    """The row of the file: alpaca_eval's fields always, ours where they say something."""
+    row: dict[str, Any] = {
+        "instruction": annotation.instruction, "output_1": annotation.output_1, "generator_1": annotation.generator_1,
+        "dataset": annotation.dataset, "output_2": annotation.output_2, "generator_2": annotation.generator_2,
+        "annotator": annotation.annotator, "preference": annotation.preference,
+    }  # fmt: skip
+    ours = {"category": annotation.category, "difficulty": annotation.difficulty, _RAW: annotation.raw}
+    row |= {key: value for key, value in ours.items() if value}
+    if annotation.switched is not None:
+        row[_SWITCHED] = annotation.switched
+    if annotation.scores is not None:
+        row["scores"] = list(annotation.scores)  # orjson writes nan as null
+    return {**annotation.extra, **row}
+
+
+def _output_record(output: Output) -> dict[str, Any]:
+    ours = {"category": output.category, "difficulty": output.difficulty}
+    return {
+        **output.extra, "dataset": output.dataset, "instruction": output.instruction, "output": output.output,
+        "generator": output.generator, **{key: value for key, value in ours.items() if value},
+    }  # fmt: skip
+
+
+def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with jsonl.replacing(path) as file, jsonl.packing(path, file) as packed:
+        if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
+            for record in records:
+                packed.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        else:
+            packed.write(orjson.dumps(list(records), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
