@@ -1,0 +1,142 @@
+"""Several runs in one table, in the columns of alpaca_eval's `leaderboard.csv`, which it can read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ultrachat_cli.errors import DataError
+from ultrachat_cli.evaluate import tables
+from ultrachat_cli.evaluate.length_controlled import LengthControlled
+from ultrachat_cli.evaluate.metrics import Metrics
+from ultrachat_cli.records import jsonl
+
+_COUNTS = ("n_wins", "n_wins_base", "n_draws", "n_total", "avg_length")
+COLUMNS = (
+    "win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode",
+    "avg_length", "length_controlled_winrate", "lc_standard_error",
+)  # fmt: skip
+"""After the first, which has the names and no heading."""
+SHOWN = {
+    "name": "model", "length_controlled_winrate": "LC win rate", "win_rate": "win rate", "standard_error": "std. error",
+    "interval": "95% interval", "n_wins": "wins", "n_draws": "draws", "n_wins_base": "losses", "n_total": "n",
+    "avg_length": "avg. length", "judge": "judge",
+}  # fmt: skip
+"""What people see -> its heading."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model. None: not known, as in older files. Rates in percent; `mode`: alpaca_eval's word for who checked it.
+
+    `interval` and `judge` are ours and not in the file; `extra`: its other columns.
+    """
+
+    name: str
+    win_rate: float | None = None
+    standard_error: float | None = None
+    n_wins: int | None = None
+    n_wins_base: int | None = None
+    n_draws: int | None = None
+    n_total: int | None = None
+    discrete_win_rate: float | None = None
+    mode: str = ""
+    avg_length: int | None = None
+    length_controlled_winrate: float | None = None
+    lc_standard_error: float | None = None
+    interval: str = ""
+    judge: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def entry(
+    name: str, metrics: Metrics, controlled: LengthControlled | None = None, judge: str = "", mode: str = ""
+) -> Entry:
+    """The line of a run."""
+    plain = {column: getattr(metrics, column) for column in COLUMNS if hasattr(metrics, column)}
+    found = Entry(name, mode=mode, judge=judge, interval=str(metrics.interval), **plain)
+    if controlled is None:
+        return found
+    return replace(found, length_controlled_winrate=controlled.win_rate, lc_standard_error=controlled.standard_error)
+
+
+def ordered(entries: Iterable[Entry]) -> list[Entry]:
+    """The best first: by length-controlled win rate where all have one, else by win rate; by name where equal."""
+    rows = list(entries)
+    key = "length_controlled_winrate" if all(row.length_controlled_winrate is not None for row in rows) else "win_rate"
+    return sorted(rows, key=lambda row: (-_known(getattr(row, key)), row.name))
+
+
+def _known(rate: float | None) -> float:
+    return -math.inf if rate is None or math.isnan(rate) else rate
+
+
+def read(path: Path) -> list[Entry]:
+    """The lines of a `leaderboard.csv`, in its order. `DataError` for another kind of file or a wrong number."""
+    try:
+        with jsonl.opened(path) as file:
+            reader = csv.DictReader(io.StringIO(file.read().decode("utf-8")))
+            rows = list(reader)
+    except (*jsonl.unreadable(), UnicodeDecodeError, csv.Error) as error:
+        raise DataError(path, 0, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not reader.fieldnames or "win_rate" not in reader.fieldnames:
+        raise DataError(path, 0, "not a leaderboard: no column 'win_rate'")
+    return [_entry(path, number, row, reader.fieldnames[0]) for number, row in enumerate(rows, start=2)]
+
+
+def _entry(path: Path, line: int, row: dict[str, str], first: str) -> Entry:
+    name = row.pop(first)
+    texts = {column: row.pop(column, None) for column in COLUMNS}
+    try:
+        values = {column: _parsed(column, text) for column, text in texts.items() if text}
+    except (ValueError, OverflowError) as error:
+        raise DataError(path, line, f"{name}: {error}") from error
+    return Entry(name, extra={column: text for column, text in row.items() if column and text}, **values)
+
+
+def _parsed(column: str, text: str) -> Any:
+    if column == "mode":
+        return text
+    return round(float(text)) if column in _COUNTS else float(text)
+
+
+def write(path: Path, entries: Sequence[Entry]) -> None:
+    """Write a `leaderboard.csv`, numbers to the last digit. `UltraError` when the disk is full."""
+    more = list(dict.fromkeys(column for row in entries for column in row.extra))
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["", *COLUMNS, *more])
+    for row in entries:
+        values = [getattr(row, column) for column in COLUMNS]
+        out.writerow([row.name, *map(_plain, values), *(row.extra.get(column, "") for column in more)])
+    with jsonl.replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _plain(value: object) -> str:
+    return "" if value is None or value != value else str(value)  # nan is empty, as pandas writes it
+
+
+def shown(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """(headings, lines) for a terminal, without the columns that nothing is known of."""
+    columns = [column for column in SHOWN if any(getattr(row, column) not in (None, "") for row in entries)]
+    return [SHOWN[column] for column in columns], [[_cell(row, column) for column in columns] for row in entries]
+
+
+def _cell(row: Entry, column: str) -> str:
+    value = getattr(row, column)
+    if value is None or value != value:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def html(entries: Sequence[Entry], title: str = "Leaderboard") -> str:
+    """One page that fetches nothing."""
+    headings, lines = shown(entries)
+    return tables.document(title, f"<h1>{escape(title)}</h1>{tables.table(headings, map(tables.row, lines))}")
