@@ -55,15 +55,21 @@ async def ours(backend: str, lengths: list[int], tokens: int, repeat: int) -> li
     from ultrachat_cli.backends.base import Sampling
     from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
     from ultrachat_cli.backends.limits import LimitSettings
+    from ultrachat_cli.errors import BackendError
     from ultrachat_cli.models.placement import LocalSettings
     from ultrachat_cli.records.completion import Completion
 
     async def answer(model: ChatModel, talk: Talk, longest: int) -> tuple[float, float, Completion]:
         """Seconds to the first piece, tokens a second after it, the answer."""
         begun, first, last = time.perf_counter(), 0.0, None
-        async for piece in model.backend.stream(talk, Sampling(longest, 0.0)):
-            first = first or time.perf_counter() - begun
-            last = piece
+        try:
+            async for piece in model.backend.stream(talk, Sampling(longest, 0.0)):
+                first = first or time.perf_counter() - begun
+                last = piece
+        except BackendError as error:  # a kept connection that llama.cpp was just closing
+            if first or not error.retryable:
+                raise
+            return await answer(model, talk, longest)
         assert isinstance(last, Completion)
         rest = time.perf_counter() - begun - first
         return first, (last.completion_tokens - 1) / rest if rest > 0 else 0.0, last
