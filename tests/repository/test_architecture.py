@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"cli", "__main__"},
     {"commands"},
-    {"generate", "dedupe", "data", "explore", "train", "recover", "chat", "reward", "serve"},
+    {"generate", "dedupe", "data", "explore", "train", "recover", "chat", "reward", "serve", "evaluate"},
     {"filters"},
     {"backends"},
     {"models"},

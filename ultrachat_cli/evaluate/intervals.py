@@ -12,12 +12,12 @@ LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
 RESAMPLES = 10_000
 WILSON, STUDENT, BOOTSTRAP = "Wilson", "Student's t", f"bootstrap of {RESAMPLES:,} resamples"
-_T = (
+STUDENT_QUANTILES = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
     2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
 )  # fmt: skip
 """Quantiles of (1 + LEVEL) / 2 of Student's t for 1 to 28 degrees of freedom."""
-FEW = len(_T) + 2
+FEW = len(STUDENT_QUANTILES) + 2
 """Numbers of values below this have no bootstrap: its percentiles would be too narrow."""
 _BLOCK = 1 << 20  # numbers drawn at once: some 20 MB
 
@@ -65,7 +65,7 @@ def of_mean(values: Sequence[float], seed: int = 0, scale: float = 1.0) -> Inter
         return _percentiles(scale * _resampled(array, seed, lambda drawn: drawn.mean(axis=1)))
     if n < 2:
         return Interval(math.nan, math.nan, STUDENT)
-    centre, half = float(array.mean()), _T[n - 2] * float(array.std(ddof=1)) / math.sqrt(n)
+    centre, half = float(array.mean()), STUDENT_QUANTILES[n - 2] * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(scale * (centre - half), scale * (centre + half), STUDENT)
 
 

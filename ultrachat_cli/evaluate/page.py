@@ -40,7 +40,7 @@ class Page:
 def write(path: Path, page: Page) -> None:
     """Write the page. `UltraError` when the disk does not take it."""
     with jsonl.replacing(path) as file:
-        file.write(render(page).encode("utf-8", "replace"))
+        file.write(render(page).encode())
 
 
 def render(page: Page) -> str:
@@ -85,7 +85,8 @@ def _headline(page: Page) -> str:
     found = page.metrics
     says = [
         f"win rate of {model} against {reference}, judged by {judge}",
-        f"95% interval {found.interval} ({found.interval.method}), standard error {tables.number(found.standard_error)}",
+        f"95% interval {found.interval} ({found.interval.method})",
+        f"standard error {tables.number(found.standard_error, 2)}",
         f"{found.n_wins:,} wins, {found.n_draws:,} draws, {found.n_wins_base:,} losses of {found.n_total:,}",
     ]
     if page.controlled is not None:
