@@ -90,7 +90,7 @@ def test_a_wrong_field_is_named_with_its_row(tmp_path: Path, change: dict[str, A
     with pytest.raises(DataError) as caught:
         read_annotations(path)
     assert caught.value.line == 2
-    assert caught.value.reason == f"{reason} (and 1 more bad rows)"
+    assert caught.value.reason == f"{reason} (the first of 2 bad rows)"
 
 
 @pytest.mark.parametrize("key", ["instruction", "output_1", "output_2", "preference"])

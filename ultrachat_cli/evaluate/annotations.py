@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from ultrachat_cli.errors import ConfigError, DataError
+from ultrachat_cli.evaluate.fields import DRAW as DRAW  # part of this module's face
+from ultrachat_cli.evaluate.fields import RAW, SWITCHED, Fields
 from ultrachat_cli.records import files, jsonl
 
 _T = TypeVar("_T")
 
-DRAW = 1.5
 _LISTED = 20  # unmatched instructions shown of each side
 _SHOWN = 100  # characters of each
-_RAW, _SWITCHED = "raw_completion", "is_switched_outputs"  # alpaca_eval's names
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +156,14 @@ def _rows(path: Path, made: Callable[[dict[str, Any]], _T]) -> list[_T]:
             bad.append((number, str(error)))
     if bad:
         number, reason = bad[0]
-        raise DataError(path, number, reason + (f" (and {len(bad) - 1} more bad rows)" if len(bad) > 1 else ""))
+        raise DataError(path, number, reason + (f" (the first of {len(bad)} bad rows)" if len(bad) > 1 else ""))
     if not found:
         raise DataError(path, 0, "holds no rows")
     return found
 
 
 def _output(record: dict[str, Any]) -> Output:
-    taken = _Taken(record)
+    taken = Fields(record)
     return Output(
         taken.text("instruction"), taken.text("output"), taken.name("generator"), taken.name("dataset"),
         taken.name("category"), taken.name("difficulty"), taken.rest(),
@@ -171,70 +171,12 @@ def _output(record: dict[str, Any]) -> Output:
 
 
 def _annotation(record: dict[str, Any]) -> Annotation:
-    taken = _Taken(record)
+    taken = Fields(record)
     return Annotation(
         taken.text("instruction"), taken.text("output_1"), taken.text("output_2"), taken.name("generator_1"),
         taken.name("generator_2"), taken.preference(), taken.name("annotator"), taken.name("dataset"),
         taken.name("category"), taken.switched(), taken.raw(), taken.scores(), taken.name("difficulty"), taken.rest(),
     )  # fmt: skip
-
-
-class _Taken:
-    """The fields of a row, taken one by one; `ValueError` says what is wrong with one."""
-
-    def __init__(self, record: Mapping[str, Any]) -> None:
-        self._left = dict(record)
-
-    def text(self, key: str) -> str:
-        if key not in self._left:
-            raise ValueError(f"no '{key}'")
-        value = self._left.pop(key)
-        if not isinstance(value, str):
-            raise ValueError(f"'{key}' is not a text")
-        return value
-
-    def name(self, key: str) -> str:
-        """A label; "" where there is none. Numbers, such as a difficulty, become text."""
-        value = self._left.pop(key, None)
-        if not isinstance(value, str | int | float | None):
-            raise ValueError(f"'{key}' is not a text")
-        return "" if value is None else str(value)
-
-    def preference(self) -> float | None:
-        if "preference" not in self._left:
-            raise ValueError("no 'preference'")
-        value = self._left.pop("preference")
-        if value is None:
-            return None
-        if not _is_number(value) or not (value == 0 or 1 <= value <= 2):
-            raise ValueError(f"'preference' is {orjson.dumps(value).decode()}, not null, 0 or a number from 1 to 2")
-        return float(value) or DRAW
-
-    def switched(self) -> bool | None:
-        value = self._left.pop(_SWITCHED, None)
-        if not isinstance(value, bool | None):
-            raise ValueError(f"'{_SWITCHED}' is neither true nor false")
-        return value
-
-    def raw(self) -> str:
-        """The judge's words where they are text; alpaca_eval's later versions keep whole responses, which stay."""
-        return self._left.pop(_RAW) if isinstance(self._left.get(_RAW), str) else ""
-
-    def scores(self) -> tuple[float, float] | None:
-        value = self._left.pop("scores", None)
-        if value is None:
-            return None
-        if not (isinstance(value, list) and len(value) == 2 and all(v is None or _is_number(v) for v in value)):
-            raise ValueError("'scores' is not two numbers")
-        first, second = (math.nan if score is None else float(score) for score in value)
-        return first, second
-
-    def rest(self) -> dict[str, Any]:
-        return self._left
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def annotation_record(annotation: Annotation) -> dict[str, Any]:
@@ -244,10 +186,10 @@ def annotation_record(annotation: Annotation) -> dict[str, Any]:
         "dataset": annotation.dataset, "output_2": annotation.output_2, "generator_2": annotation.generator_2,
         "annotator": annotation.annotator, "preference": annotation.preference,
     }  # fmt: skip
-    ours = {"category": annotation.category, "difficulty": annotation.difficulty, _RAW: annotation.raw}
+    ours = {"category": annotation.category, "difficulty": annotation.difficulty, RAW: annotation.raw}
     row |= {key: value for key, value in ours.items() if value}
     if annotation.switched is not None:
-        row[_SWITCHED] = annotation.switched
+        row[SWITCHED] = annotation.switched
     if annotation.scores is not None:
         row["scores"] = list(annotation.scores)  # orjson writes nan as null
     return {**annotation.extra, **row}

@@ -60,7 +60,7 @@ def entry(
 ) -> Entry:
     """The line of a run."""
     plain = {column: getattr(metrics, column) for column in COLUMNS if hasattr(metrics, column)}
-    found = Entry(name, mode=mode, judge=judge, interval=str(metrics.interval), **plain)
+    found = Entry(name, mode=mode, judge=judge, interval=str(metrics.interval) if metrics.n_total else "", **plain)
     if controlled is None:
         return found
     return replace(found, length_controlled_winrate=controlled.win_rate, lc_standard_error=controlled.standard_error)

@@ -38,7 +38,8 @@ def html_row(cells: Iterable[str]) -> str:
 def table(headings: Sequence[str], lines: Iterable[str]) -> str:
     """Headings are plain text, lines are rows of HTML."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in headings)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    body = "".join(lines)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def facts(found: Iterable[tuple[str, str]]) -> str:
