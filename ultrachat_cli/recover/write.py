@@ -154,6 +154,7 @@ def _shard(folder: Path, shard: Shard, do: Do, worker: Worker) -> list[Outcome]:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
 
+            os.ftruncate(descriptor, len(shard.header) + shard.size)  # a file that grows as it is written costs more
             write(shard.header)
             outcomes = [do(worker, piece, write) for piece in shard.pieces]
         finally:
