@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.evaluate import peer
 from tests.evaluate.made import annotation
 from ultrachat_cli.errors import ConfigError, DataError
 from ultrachat_cli.evaluate.annotations import (
@@ -114,6 +115,18 @@ def test_a_file_without_answers_is_refused(tmp_path: Path, text: str) -> None:
         read_outputs(path)
     with pytest.raises(DataError, match=r"nowhere\.json"):
         read_outputs(tmp_path / "nowhere.json")
+
+
+@peer.needed
+def test_alpaca_eval_reads_what_is_written(tmp_path: Path) -> None:
+    write_outputs(tmp_path / "model_outputs.json", [Output("q é", "a\n", "ours", "demo", extra={"n": 3})])
+    (found,) = peer.loaded(tmp_path / "model_outputs.json")
+    assert {key: found[key] for key in ("instruction", "output", "generator", "dataset", "n")} == {
+        "instruction": "q é", "output": "a\n", "generator": "ours", "dataset": "demo", "n": 3,
+    }  # fmt: skip
+    write_annotations(tmp_path / "annotations.json", [annotation(1, 1.25, switched=True, raw="m")])
+    (verdict,) = peer.loaded(tmp_path / "annotations.json")
+    assert (verdict["preference"], verdict["generator_2"], verdict["raw_completion"]) == (1.25, "ours", "m")
 
 
 def outputs(model: str, *instructions: str) -> list[Output]:

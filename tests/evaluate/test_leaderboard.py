@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluate import peer
 from tests.evaluate.made import of
 from ultrachat_cli.errors import DataError
 from ultrachat_cli.evaluate import leaderboard
@@ -32,6 +33,15 @@ def test_their_file_is_read_and_written_to_the_last_digit(tmp_path: Path) -> Non
     assert (tmp_path / "again.csv").read_text() == THEIRS
 
 
+@peer.needed
+def test_alpaca_eval_reads_what_is_written(tmp_path: Path) -> None:
+    metrics = summary(of([2.0, 1.0, 2.0]))
+    leaderboard.write(tmp_path / "l.csv", [leaderboard.entry("ours", metrics)])
+    (found,) = peer.loaded(tmp_path / "l.csv")
+    assert found["win_rate"] == pytest.approx(metrics.win_rate, abs=1e-9)
+    assert "ours" in found.values()
+
+
 def test_older_files_and_unknown_columns_are_read(tmp_path: Path) -> None:
     path = tmp_path / "leaderboard.csv"
     path.write_text("name,win_rate,n_total,price\na,50.0,805.0,0.1\nb,,,\n")
@@ -43,7 +53,7 @@ def test_older_files_and_unknown_columns_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("a,b\n1,2\n", "no column 'win_rate'"), ("", "no column"), (",win_rate\na,high\n", ":2: a: ")]
+    ("text", "said"), [("a,b\n1,2\n", "no column 'win_rate'"), ("", "it is empty"), (",win_rate\na,high\n", ":2: a: ")]
 )
 def test_another_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "leaderboard.csv"

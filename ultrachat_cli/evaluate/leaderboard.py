@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ultrachat_cli.errors import DataError
-from ultrachat_cli.evaluate import tables
+from ultrachat_cli.evaluate import csv_files, tables
 from ultrachat_cli.evaluate.length_controlled import LengthControlled
 from ultrachat_cli.evaluate.metrics import Metrics
 from ultrachat_cli.records import jsonl
@@ -79,15 +79,10 @@ def _known(rate: float | None) -> float:
 
 def read(path: Path) -> list[Entry]:
     """The lines of a `leaderboard.csv`, in its order. `DataError` for another kind of file or a wrong number."""
-    try:
-        with jsonl.opened(path) as file:
-            reader = csv.DictReader(io.StringIO(file.read().decode("utf-8")))
-            rows = list(reader)
-    except (*jsonl.unreadable(), UnicodeDecodeError, csv.Error) as error:
-        raise DataError(path, 0, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not reader.fieldnames or "win_rate" not in reader.fieldnames:
+    columns, rows = csv_files.read(path)
+    if "win_rate" not in columns:
         raise DataError(path, 0, "not a leaderboard: no column 'win_rate'")
-    return [_entry(path, number, row, reader.fieldnames[0]) for number, row in enumerate(rows, start=2)]
+    return [_entry(path, line, row, columns[0]) for line, row in enumerate(rows, start=2)]
 
 
 def _entry(path: Path, line: int, row: dict[str, str], first: str) -> Entry:

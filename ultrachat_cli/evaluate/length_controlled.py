@@ -11,24 +11,23 @@ scikit-learn's LogisticRegressionCV does; that class itself would need a process
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ultrachat_cli.errors import DataError, MissingExtra, UltraError
-from ultrachat_cli.evaluate import orders
+from ultrachat_cli.evaluate import csv_files, orders
 from ultrachat_cli.evaluate.annotations import Annotation
 from ultrachat_cli.evaluate.metrics import standard_error
-from ultrachat_cli.records import jsonl
 
 GAMED_REPOSITORY, GAMED_FILE = "tatsu-lab/alpaca_eval", "df_gamed.csv"
 """Where the verdicts on the gamed models are: a data set of the hub, CC BY-NC 4.0."""
+PLACE = "set_index"
+"""Extra field of an annotation: the place of its instruction in the set, from 0."""
 _COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 _GAMED_WEIGHT = 0.2 * 1.0 / 2  # 0.2 for two models
 _SEED, _FOLDS = 123, 5
@@ -69,10 +68,14 @@ def read_gamed(path: Path) -> Gamed:
     """
     wins, features, difficulty = [], [], []
     seen: set[float] = set()
-    for line, row in _csv(path):
+    columns, rows = csv_files.read(path)
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
+        raise DataError(path, 0, f"no column {', '.join(missing)}", f"it is {GAMED_FILE} of {GAMED_REPOSITORY}")
+    for line, row in enumerate(rows, start=2):  # as an editor counts, the first holds the columns
         index, win, delta, hard = (_number(path, line, row, column) for column in _COLUMNS)
         if index not in seen:
-            if line != len(seen) + 1:
+            if line != len(seen) + 2:
                 raise DataError(path, line, f"index {index:g} is new: the first model's rows must come first")
             seen.add(index)
             difficulty.append(hard)
@@ -104,13 +107,17 @@ def gamed_from_hub() -> Path:
 def length_controlled(annotations: Sequence[Annotation], gamed: Gamed) -> LengthControlled:
     """The length-controlled win rate of one model; 50 for the reference itself, which is told by its name.
 
-    Instructions are told apart by their place, so `annotations` must be all of the set, or its first ones, in the
-    set's order, with those that have no verdict left in. Both orders of a comparison count once, as their mean.
-    `MissingExtra` without scikit-learn; `UltraError` without a verdict or for more instructions than the file knows.
+    Instructions are told apart by their place in the set. Where the annotations do not all say theirs (`PLACE`), they
+    must be the whole set or its first part, in its order, with those that have no verdict left in. Both orders of a
+    comparison count once, as their mean. `MissingExtra` without scikit-learn; `UltraError` without a verdict or for a
+    place that the file does not know.
     """
     rows = orders.averaged(annotations)
-    if len(rows) > len(gamed.difficulty):
-        raise UltraError(f"{len(rows)} instructions, but the difficulty is known of {len(gamed.difficulty)}")
+    places = _places(rows)
+    if max(places, default=0) >= len(gamed.difficulty):
+        raise UltraError(
+            f"instruction {max(places) + 1} of the set: the difficulty is known of {len(gamed.difficulty)} only"
+        )
     judged = np.array([row.win is not None for row in rows], np.bool_)
     if not judged.any():
         raise UltraError("no verdicts: there is no length-controlled win rate")
@@ -119,15 +126,21 @@ def length_controlled(annotations: Sequence[Annotation], gamed: Gamed) -> Length
     deltas = np.array([len(row.output_1) - len(row.output_2) for row in rows], np.float64)
     spread = deltas.std(ddof=1) if len(rows) > 1 else 0.0
     lengths = np.tanh(deltas / spread) if spread else np.zeros(len(rows))
-    difficulty = gamed.difficulty[: len(rows)]
+    difficulty = gamed.difficulty[places]
     features = np.column_stack([lengths, difficulty, np.ones(len(rows))])[judged]
     wins = np.array([row.win for row in rows if row.win is not None])
     weights = np.concatenate([np.full(len(gamed.wins), _GAMED_WEIGHT), np.ones(len(wins))])
     found, strength = _fit(np.concatenate([gamed.features, features]), np.concatenate([gamed.wins, wins]), weights)
     predicted = _logistic(found[1] * difficulty + found[2])
-    return LengthControlled(
-        100 * float(predicted.mean()), 100 * standard_error(predicted.tolist()), *map(float, found), strength
-    )
+    error = 100 * standard_error(predicted.tolist())
+    length, hard, model = map(float, found)
+    return LengthControlled(100 * float(predicted.mean()), error, length, hard, model, strength)
+
+
+def _places(rows: Sequence[Annotation]) -> list[int]:
+    told = [row.extra.get(PLACE) for row in rows]
+    known = [place for place in told if isinstance(place, int) and place >= 0]
+    return known if len(known) == len(rows) else list(range(len(rows)))
 
 
 def _fit(features: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
@@ -169,21 +182,7 @@ def _logistic(x: np.ndarray) -> np.ndarray:
     return found
 
 
-def _csv(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    try:
-        with jsonl.opened(path) as file:
-            text = file.read().decode("utf-8")
-        reader = csv.DictReader(text.splitlines())
-        rows = [(number, row) for number, row in enumerate(reader, start=1)]
-    except (*jsonl.unreadable(), UnicodeDecodeError, csv.Error) as error:
-        raise DataError(path, 0, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(path, 0, f"no column {', '.join(missing)}", f"it is {GAMED_FILE} of {GAMED_REPOSITORY}")
-    return rows
-
-
-def _number(path: Path, line: int, row: Mapping[str, Any], column: str) -> float:
+def _number(path: Path, line: int, row: Mapping[str, str], column: str) -> float:
     """nan where a verdict is missing."""
     text = row[column]
     try:

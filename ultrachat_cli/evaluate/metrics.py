@@ -49,7 +49,7 @@ class Metrics:
     def record(self) -> dict[str, Any]:
         """For `--json`."""
         plain = {key: value for key, value in vars(self).items() if isinstance(value, int | float)}
-        found = {
+        found: dict[str, Any] = {
             **plain, "n_losses": self.n_losses, "interval": self.interval.record(),
             "discrete_interval": self.discrete_interval.record(),
         }  # fmt: skip

@@ -77,11 +77,12 @@ def names(annotations: Sequence[Annotation]) -> tuple[str, str, str]:
 def _headline(page: Page) -> str:
     model, reference, judge = map(escape, names(page.annotations))
     if page.metrics is None:
-        line = page.scores.overall if page.scores is not None else None
-        figure = tables.number(line.mean, 2) if line is not None else "-"
-        spread = f"95% interval {tables.number(line.interval.low, 2)} to {tables.number(line.interval.high, 2)}, "
-        says = f"mean score of {model}, {spread if line is not None else ''}judged by {judge}"
-        return f'<p class="headline"><strong>{figure}</strong> {says}</p>'
+        if page.scores is None:
+            return f'<p class="headline">no verdicts on {model}, judged by {judge}</p>'
+        line = page.scores.overall
+        spread = f"95% interval {tables.number(line.interval.low, 2)} to {tables.number(line.interval.high, 2)}"
+        figure = f"<strong>{tables.number(line.mean, 2)}</strong>"
+        return f'<p class="headline">{figure} mean score of {model}, {spread}, judged by {judge}</p>'
     found = page.metrics
     says = [
         f"win rate of {model} against {reference}, judged by {judge}",
