@@ -52,7 +52,7 @@ def _body(page: Page) -> Iterator[str]:
     yield f"<h1>{escape(page.title)}</h1>"
     for warning in page.warnings:
         yield f'<p class="warning" role="note">{escape(warning)}</p>'
-    yield _headline(page)
+    yield _headline(page) + '<p><a href="#answers">The answers</a> are below the figures.</p>'
     if page.metrics is not None:
         yield "<h2>Wins, draws and losses</h2>" + tables.outcomes(page.metrics)
     if page.scores is not None:

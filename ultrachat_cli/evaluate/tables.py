@@ -62,7 +62,9 @@ def outcomes(metrics: Metrics) -> str:
         )
         for name, part in parts.items() if part.n_total
     )  # fmt: skip
-    return table(("category", "n", "win rate %", "95% interval", "", "wins", "draws", "losses"), lines)
+    return table(
+        ("category", "n", "win rate %", "95% interval", "wins | draws | losses", "wins", "draws", "losses"), lines
+    )
 
 
 def _split(metrics: Metrics) -> str:
@@ -109,7 +111,7 @@ def ratios(found: Scores) -> str:
     lines.append(found.overall)
     widest = max(100.0, *(line.ratio for line in lines))
     return table(
-        ("skill", "n", "model / reference %", ""),
+        ("skill", "n", "model / reference %", "line: 100%"),
         (
             html_row((
                 escape(line.name or "(none)"), f"{line.n:,}", number(line.ratio),
