@@ -444,3 +444,28 @@ def test_the_proxy_of_the_environment_is_used_except_for_this_machine(
     assert use(direct.url, lambda backend: backend.complete(ASK, PLAIN)).text == "straight"
     assert use("http://llm.example/v1", lambda backend: backend.complete(ASK, PLAIN)).text == "through the proxy"
     assert proxy.asked[0].path == "http://llm.example/v1/chat/completions"
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_log_probabilities_where_they_are_asked_for(web: Callable[[Answer], Web], raw: bool) -> None:
+    """Both layouts of the protocol: lists of objects for chat, mappings for raw completions."""
+    if raw:
+        told: object = {"tokens": ["m"], "top_logprobs": [{"m": -0.25, "M": -1.5}, None]}
+    else:
+        top = [{"token": token, "logprob": value} for token, value in (("m", -0.25), ("M", -1.5))]
+        told = {"content": [{"token": "m", "logprob": -0.25, "top_logprobs": top}, {"token": ".", "logprob": 0}]}
+
+    def answer(asked: Asked) -> Reply:
+        wants = "logprobs" in asked.json
+        choice = {"text": "m.", "message": {"content": "m."}, "logprobs": told if wants else None}
+        return 200, {}, orjson.dumps({"choices": [choice]})
+
+    site = web(answer)
+    prompt = "Which?" if raw else ASK
+
+    async def both(backend: OpenAIBackend) -> list[str | None]:
+        asked = Sampling(max_tokens=2, extra={"logprobs": True, "top_logprobs": 5})
+        return [(await backend.complete(prompt, sampling)).logprobs for sampling in (asked, PLAIN)]
+
+    assert use(site.url, both) == ['[[["m",-0.25],["M",-1.5]],[]]', None]
+    assert site.asked[0].json["top_logprobs"] == 5

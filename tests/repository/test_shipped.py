@@ -10,13 +10,16 @@ import pytest
 from ultrachat_cli import config, registry, yaml_lines
 from ultrachat_cli.chat.settings import ChatConfig
 from ultrachat_cli.dedupe.settings import DedupeConfig
+from ultrachat_cli.evaluate.presets import PRESETS
+from ultrachat_cli.evaluate.settings import EvalConfig
+from ultrachat_cli.evaluate.suites import questions
 from ultrachat_cli.generate import pieces, prompts, settings, setup, shipped
 from ultrachat_cli.generate.settings import GenerateConfig, Materials
 from ultrachat_cli.models import specs
 from ultrachat_cli.train.settings import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-YAML = sorted([*(ROOT / "configs").rglob("*.yaml"), *shipped.DATA.rglob("*.yaml")])
+YAML = sorted([*(ROOT / "configs").rglob("*.yaml"), *shipped.DATA.rglob("*.yaml"), questions.DEMO_FILE])
 
 
 @pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(ROOT)))
@@ -50,6 +53,16 @@ def test_shipped_chat_configs_load_by_name(path: Path) -> None:
     value = config.load(ChatConfig, "chat", file=path.stem).value
     assert value != ChatConfig()
     assert value.model in specs.known()
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
+
+
+@pytest.mark.parametrize("path", sorted(registry.shipped("eval").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_eval_configs_load_by_name(path: Path) -> None:
+    value = config.load(EvalConfig, "eval", file=path.stem).value
+    assert value != EvalConfig()
+    assert value.preset in (None, *PRESETS)
+    for name in filter(None, (value.judge, value.reward_model)):
+        assert specs.resolve(name).name in specs.known(), "with a price or a source"
     assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what a config is for"
 
 
@@ -131,7 +144,7 @@ def test_every_sector_has_starters() -> None:
     assert all(len(rows) >= 3 for rows in shipped.starters().values())
 
 
-@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig, TrainConfig, ChatConfig])
+@pytest.mark.parametrize("model", [GenerateConfig, DedupeConfig, TrainConfig, ChatConfig, EvalConfig])
 def test_every_setting_is_explained(model: type[config.Frozen]) -> None:
     def undocumented(model: type[config.Frozen], at: str) -> list[str]:
         found = []

@@ -10,10 +10,11 @@ import orjson
 import pytest
 
 from tests.hub_server import running
-from ultrachat_cli.data import card, datasets, hub
-from ultrachat_cli.data.datasets import DatasetFile, DatasetSpec
+from ultrachat_cli.data import card
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.progress import Silent
+from ultrachat_cli.records import datasets, fetch
+from ultrachat_cli.records.datasets import DatasetFile, DatasetSpec
 
 LINE = b'{"data": ["a", "b"]}\n'
 
@@ -22,8 +23,8 @@ def spec(*files: DatasetFile) -> DatasetSpec:
     return DatasetSpec(name="test", licence="mit", shape="ultrachat", files=list(files))
 
 
-def pulled(source: Path, folder: Path, *files: DatasetFile) -> hub.Fetched:
-    return hub.pull(spec(*files), files, folder, source)
+def pulled(source: Path, folder: Path, *files: DatasetFile) -> fetch.Fetched:
+    return fetch.pull(spec(*files), files, folder, source)
 
 
 @pytest.mark.parametrize("name", sorted(datasets.known()))
@@ -91,18 +92,18 @@ def test_a_download_goes_on_where_it_ended(tmp_path: Path) -> None:
         url, target = f"{server.url}/a.jsonl", tmp_path / "to" / "a.jsonl"
         server.break_after = 40_000
         with pytest.raises(UltraError, match=r"40,000 of 105,000 bytes arrived"):
-            hub.download(url, target, Silent())
+            fetch.download(url, target, Silent())
         assert not target.exists()
-        hub.download(url, target, Silent())
+        fetch.download(url, target, Silent())
         assert target.read_bytes() == data
-        hub.download(url, target, Silent())
+        fetch.download(url, target, Silent())
         assert len(server.asked) == 2
         (tmp_path / "to" / "b.jsonl.download").write_bytes(data)
         (tmp_path / "web" / "b.jsonl").write_bytes(data)
-        hub.download(f"{server.url}/b.jsonl", tmp_path / "to" / "b.jsonl", Silent())
+        fetch.download(f"{server.url}/b.jsonl", tmp_path / "to" / "b.jsonl", Silent())
         assert (tmp_path / "to" / "b.jsonl").read_bytes() == data
         with pytest.raises(UltraError, match="HTTP 404"):
-            hub.download(f"{server.url}/c.jsonl", tmp_path / "to" / "c.jsonl", Silent())
+            fetch.download(f"{server.url}/c.jsonl", tmp_path / "to" / "c.jsonl", Silent())
 
 
 Write = Callable[[str, object], Path]

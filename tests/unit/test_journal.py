@@ -298,3 +298,48 @@ def test_closing_lets_go_of_the_file(journal: Journal) -> None:
 
 def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_log_probabilities_are_kept(journal: Journal) -> None:
+    answer = Completion("m", "length", 12, 1, "model/x", 0.125, logprobs='[[["m",-0.1]]]')
+
+    async def call() -> Completion:
+        return answer
+
+    assert asyncio.run(journal.once("key", call)) == answer
+    assert journal.get("key") == answer
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with sqlite3.connect(path) as old:
+        fields = "text, finish, prompt_tokens, completion_tokens, model, cost"
+        old.execute(f"CREATE TABLE answers(key TEXT PRIMARY KEY, {fields})")
+        old.execute("INSERT INTO answers VALUES ('before', 'yes', 'stop', 3, 1, 'm', 0.5)")
+    old.close()
+    journal = Journal(path)
+    try:
+        assert journal.get("before") == Completion("yes", "stop", 3, 1, "m", 0.5)
+        new = Completion("m", logprobs="[]")
+        asyncio.run(journal.put("after", new))
+        assert journal.get("after") == new
+        assert journal.totals() == (2, 3, 1, 0.5)
+    finally:
+        journal.close()
+
+
+def test_what_is_set_aside_is_asked_again_and_still_counts(journal: Journal) -> None:
+    call = Caller()
+
+    async def twice() -> list[str]:
+        said = [(await journal.once("key", call)).text]
+        await journal.set_aside(["key", "never asked"])
+        assert journal.get("key") is None
+        said.append((await journal.once("key", call)).text)
+        await journal.set_aside(["key"])
+        said.append((await journal.once("key", call)).text)
+        return said
+
+    assert asyncio.run(twice()) == ["1", "2", "3"]
+    assert journal.totals() == (3, 30, 15, 0.75)
+    assert journal.repeated == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,7 +84,8 @@ class OpenAIBackend:
             finish = choice.get("finish_reason") or "stop"
             if not isinstance(text, str) or (not text.strip() and finish != "length"):
                 raise BackendError(f"{self.shown_url}: empty answer (finish_reason {finish})", retryable=True)
-            return _completion(text, finish, data.get("usage"), str(data.get("model") or self.model))
+            found = _completion(text, finish, data.get("usage"), str(data.get("model") or self.model))
+            return replace(found, logprobs=likeliest) if (likeliest := _likeliest(choice)) else found
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             begins = self._without_key(answer[:80].decode(errors="replace"))
             raise BackendError(
@@ -220,6 +222,17 @@ def _completion(text: str, finish: str, usage: Mapping[str, Any] | None, model: 
     known = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     asked, said = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     return Completion(text, finish, asked, said, model, cached_tokens=int(known or 0))
+
+
+def _likeliest(choice: Mapping[str, Any]) -> str | None:
+    """`Completion.logprobs` of a choice, of /chat/completions or the older layout of /completions; None without."""
+    told = choice.get("logprobs") or {}
+    if told.get("content"):
+        tops = [token.get("top_logprobs") or [] for token in told["content"]]
+        tokens = [[(top["token"], top["logprob"]) for top in token] for token in tops]
+    else:
+        tokens = [list((token or {}).items()) for token in told.get("top_logprobs") or []]
+    return orjson.dumps(tokens).decode() if any(tokens) else None
 
 
 def _proxy(url: str) -> str | None:

@@ -23,6 +23,7 @@ AREAS = {
     "explore": "explore.settings:ExploreConfig",
     "score": "reward.settings:ScoreConfig",
     "critique": "reward.settings:CritiqueConfig",
+    "eval": "evaluate.settings:EvalConfig",
 }
 
 

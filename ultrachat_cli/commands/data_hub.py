@@ -15,7 +15,7 @@ Quiet = Annotated[bool, O("--quiet", "-q", help="No progress, errors only.")]
 def ls(json: Json = False) -> None:
     """List the published sets that are known by name."""
     from ultrachat_cli.commands import display
-    from ultrachat_cli.data import datasets
+    from ultrachat_cli.records import datasets
 
     display.datasets([spec.record() for spec in datasets.known().values()], json)
 
@@ -34,7 +34,7 @@ def pull(
 
     from ultrachat_cli.commands import display, interrupt
     from ultrachat_cli.commands.progress import Shown
-    from ultrachat_cli.data import datasets, hub
+    from ultrachat_cli.records import datasets, fetch
 
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the bars are huggingface_hub's own
@@ -43,7 +43,7 @@ def pull(
     if not quiet:
         display.say(f"{name}: licence {spec.licence}")
     with interrupt.plain("interrupted; the same command goes on"), Shown(quiet) as shown:
-        fetched = hub.pull(spec, wanted, output or Path("datasets", name), source, shown)
+        fetched = fetch.pull(spec, wanted, output or Path("datasets", name), source, shown)
     display.report_rows(fetched, json)
 
 

@@ -214,6 +214,17 @@ def report_rows(result: Rows, json: bool) -> None:
         _table(list(result.rows()))
 
 
+def columns(headings: list[str], lines: list[list[str]]) -> None:
+    """A table; numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        numbers = all(line[place][:1].isdigit() or line[place] == "-" for line in lines)
+        table.add_column(heading, justify="right" if numbers else "left")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
 def estimate(plan: Estimate, json: bool) -> None:
     """What a run would take."""
     if json:

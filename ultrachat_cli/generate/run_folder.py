@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import orjson
 
 from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.generate import near_duplicates
-from ultrachat_cli.records import jsonl, manifest
+from ultrachat_cli.records import jsonl, lock, manifest
 from ultrachat_cli.records.journal import Journal
 from ultrachat_cli.records.lock import FolderLock
 
@@ -162,19 +161,5 @@ def _size(path: Path) -> int:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move an earlier run's files into `before-<time>/` (--restart): what was paid for is not deleted."""
-    names = [DIALOGUES, REJECTED, JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", manifest.NAME]
-    present = [folder / name for name in names if (folder / name).exists()]
-    if not present:
-        return None
-    lock = FolderLock(folder)
-    try:
-        aside = folder / f"before-{time.strftime('%Y%m%d-%H%M%S')}"
-        aside.mkdir()
-        for path in present:
-            path.rename(aside / path.name)
-    except OSError as error:
-        raise jsonl.unwritable(folder, error) from error
-    finally:
-        lock.release()
-    return aside
+    """Move an earlier run's files into `before-<time>/` (--restart)."""
+    return lock.set_aside(folder, (DIALOGUES, REJECTED, JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", manifest.NAME))

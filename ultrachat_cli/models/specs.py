@@ -64,6 +64,8 @@ class ModelSpec(Frozen):
     """What differs when it plays the user."""
     list_sampling: dict[str, Any] = {}
     """What differs when it makes lists."""
+    eval_sampling: dict[str, Any] = {}
+    """What differs when it is evaluated, as in its published results."""
     price: Price | None = None
     """US dollars for a million tokens, as published when the entry was written."""
     about: str = ""

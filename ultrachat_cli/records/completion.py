@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Completion:
     """One answer. `finish`: `stop`, `length` or what the server said; tokens as the server counts; `cost`: dollars.
 
-    `cached_tokens`: those of the prompt that the model knew already and did not work out again.
+    `cached_tokens`: those of the prompt that the model knew already and did not work out again. `logprobs`: where they
+    were asked for and given, JSON text: for each token of the answer a list of the likeliest, [token, log probability].
     """
 
     text: str
@@ -19,3 +20,4 @@ class Completion:
     model: str = ""
     cost: float = 0.0
     cached_tokens: int = 0
+    logprobs: str | None = None

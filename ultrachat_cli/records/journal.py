@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
@@ -26,19 +26,21 @@ _LINGER = 0.005
 """Seconds in which answers gather before a commit: a twentieth of a fast model's latency, several answers a commit."""
 _GRACE = 0.4
 """Seconds for calls under way when a run is interrupted: enough for answers that are on the wire."""
-_NAMES = ("text", "finish", "prompt_tokens", "completion_tokens", "model", "cost")
+_NAMES = ("text", "finish", "prompt_tokens", "completion_tokens", "model", "cost", "logprobs")
 """Of a `Completion`: what a cache knew is of no use later."""
 _FIELDS = ", ".join(_NAMES)
 _row = attrgetter(*_NAMES)
 _SCHEMA = f"CREATE TABLE IF NOT EXISTS answers(key TEXT PRIMARY KEY, {_FIELDS});"
+_PLACES = f"({', '.join('?' * (1 + len(_NAMES)))})"
 _ROWS = 100  # of one statement
+_SET_ASIDE = "UPDATE answers SET key = 'unusable/' || rowid || '/' || key WHERE key = ?"
 
 
 def _store(db: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
     """Few statements of many rows: each statement gives up the interpreter lock once."""
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(part))
+        values = ", ".join([_PLACES] * len(part))
         db.execute(f"INSERT OR REPLACE INTO answers(key, {_FIELDS}) VALUES {values}", [v for row in part for v in row])
 
 
@@ -57,6 +59,9 @@ class Journal:
         try:
             self._write = self._connect()
             self._write.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA + schema)
+            known = {column[1] for column in self._write.execute("PRAGMA table_info(answers)")}
+            for name in set(_NAMES) - known:  # a journal of an earlier version
+                self._write.execute(f"ALTER TABLE answers ADD COLUMN {name}")
             self.reader = self._connect()
         except sqlite3.Error as error:
             raise self._failed(error) from error
@@ -92,7 +97,7 @@ class Journal:
     def get(self, key: str) -> Completion | None:
         """The stored answer, if any."""
         row = self.reader.execute(f"SELECT {_FIELDS} FROM answers WHERE key = ?", (key,)).fetchone()
-        return Completion(*row) if row else None
+        return Completion(**dict(zip(_NAMES, row, strict=True))) if row else None
 
     async def put(self, key: str, answer: Completion) -> None:
         """Store; returns when the commit that holds it is done."""
@@ -101,6 +106,17 @@ class Journal:
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit())
         await done
+
+    async def set_aside(self, keys: Sequence[str]) -> None:
+        """Take answers that are of no use from their keys, so that `once` asks anew; they still count in `totals`."""
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN")
+            with db:
+                for key in keys:
+                    db.execute(_SET_ASIDE, (key,))
+
+        await self.run(change)
 
     async def _commit(self) -> None:
         while self._pending:

@@ -1,4 +1,4 @@
-"""One process per run folder."""
+"""One process per run folder, and an earlier run moved out of its way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from ultrachat_cli.errors import RunLocked
@@ -38,3 +39,21 @@ class FolderLock:
         """Let the next process in."""
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+def set_aside(folder: Path, names: Iterable[str]) -> Path | None:
+    """Move an earlier run's files into `before-<time>/` (--restart): what was paid for is not deleted."""
+    present = [folder / name for name in names if (folder / name).exists()]
+    if not present:
+        return None
+    lock = FolderLock(folder)
+    try:
+        aside = folder / f"before-{time.strftime('%Y%m%d-%H%M%S')}"
+        aside.mkdir()
+        for path in present:
+            path.rename(aside / path.name)
+    except OSError as error:
+        raise jsonl.unwritable(folder, error) from error
+    finally:
+        lock.release()
+    return aside

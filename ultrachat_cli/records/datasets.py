@@ -44,7 +44,7 @@ class DatasetSpec(Frozen):
     rows: int | None = None
     """Records of all files together."""
     shape: Literal["ultrachat", "messages", "sharegpt", "ultrafeedback", "benchmark"]
-    """The three dialogue shapes; ultrafeedback: rated answers; benchmark: questions, for `dedupe --against`."""
+    """The three dialogue shapes; ultrafeedback: rated answers; benchmark: questions, for `eval`, `dedupe`."""
     files: list[DatasetFile] = Field(min_length=1)
     """What belongs to it."""
     about: str = ""

@@ -1,0 +1,26 @@
+"""AlpacaEval: 805 instructions of five sets, against the answers of text_davinci_003 (1) or of GPT-4 Turbo (2).
+
+Where two presets differ in nothing but the baseline, the set's file holds its answers (tatsu-lab/alpaca_eval).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ultrachat_cli.evaluate.suites.questions import Question, Suite
+
+FIRST, SECOND = "alpaca_eval", "alpaca_eval_2"
+
+
+def entry(preset: str) -> str:
+    """The file whose answers are the preset's baseline."""
+    return FIRST if preset == "alpaca_eval_gpt4" else SECOND
+
+
+def question(row: Mapping[str, Any]) -> Question:
+    """{dataset, instruction, output, generator}; what is told by category is the part it comes from."""
+    return Question(str(row["instruction"]), dataset=str(row["dataset"]))
+
+
+SUITE = Suite("alpaca", "AlpacaEval 1 and 2", "weighted_alpaca_eval_gpt4_turbo", entry, question)
