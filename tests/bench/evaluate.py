@@ -23,7 +23,7 @@ from typing import Any
 from tests.openai_server import Options, Running, running
 
 ULTRACHAT = str(Path(sys.executable).with_name("ultrachat"))
-JUDGE, IN_FLIGHT, DELAY = "gpt-4-0613", 64, 0.2
+JUDGE, IN_FLIGHT, DELAY = "gpt-4", 64, 0.2
 REPLY = "[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]"
 PROMPT = """<|im_start|>user
 Rank the outputs of two models for this instruction: {instruction}
@@ -33,15 +33,17 @@ model_2: {output_2}
 """
 PACKAGES = "aiohttp, numpy, orjson, pydantic, rich.progress, sqlite3, typer, uvloop, yaml"
 PEER = """
-import json, sys, time
+import importlib.metadata, importlib.util, json, sys, time, types
+if importlib.util.find_spec("pkg_resources") is None:  # gone since setuptools 81
+    stub = sys.modules["pkg_resources"] = types.ModuleType("pkg_resources")
+    stub.get_distribution, stub.DistributionNotFound = importlib.metadata.distribution, ImportError
 from alpaca_eval import evaluate
 at = sys.argv[1]
 began = time.perf_counter()
 board, _ = evaluate(
     model_outputs=f"{at}/mine.json", reference_outputs=f"{at}/theirs.json", annotators_config="alpaca_eval_gpt4",
     is_return_instead_of_print=True, precomputed_leaderboard=None, is_overwrite_leaderboard=True, output_path=None,
-    is_cache_leaderboard=False, metric_kwargs={"save_weights_dir": None}, fn_metric="get_winrate",
-    caching_path=None,
+    is_cache_leaderboard=False, fn_metric="get_winrate", caching_path=None,
 )
 print(json.dumps({"seconds": time.perf_counter() - began, "win_rate": float(board["win_rate"].iloc[0])}))
 """
@@ -123,7 +125,9 @@ def main() -> None:
                         "OPENAI_MAX_CONCURRENCY": str(threads), "HF_HUB_OFFLINE": "1", "IS_ALPACA_EVAL_2": "False",
                     }  # fmt: skip
                     command = [given.peer_python, "-c", PEER, str(at)]
-                    seen.setdefault(f"alpaca_eval, {threads} threads", []).append(measured(command, **environ))
+                    theirs = measured(command, **environ)
+                    assert abs(theirs.said["win_rate"] - first.said["metrics"]["win_rate"]) < 1e-9
+                    seen.setdefault(f"alpaca_eval, {threads} threads", []).append(theirs)
     print(table(seen, n))
 
 

@@ -13,6 +13,9 @@ from tests.commands.checks import manifest, refused, weights_or_skip, when_answe
 from tests.conftest import Answer, Serve, Ultrachat, Web, completion
 from tests.evaluate import judges
 from tests.evaluate.judges import posts
+from ultrachat_cli.evaluate.plan import SUITES
+from ultrachat_cli.evaluate.suites.questions import load
+from ultrachat_cli.progress import Silent
 
 Serving = Callable[[Answer], Web]
 FILES = ("--outputs", "mine.json", "--reference", "theirs.json")
@@ -164,13 +167,16 @@ def test_restart_sets_the_old_run_aside(ultrachat: Ultrachat, web: Serving) -> N
 @pytest.mark.slow
 def test_the_embedded_model_answers_and_judges(ultrachat: Ultrachat) -> None:
     weights_or_skip()
+    questions = load(SUITES["curated"], "demo", "", Silent()).questions
+    rows = [{"instruction": question.instruction, "output": "I do not know."} for question in questions]
+    (ultrachat.folder / "others.json").write_bytes(orjson.dumps(rows))
     command = (
-        "eval", "curated", "--config", "demo", "--model", "smollm2-135m", "--reference", "smollm2-135m", "--limit", "2",
-        "--set", "answers.max_tokens=24", "--json", "-o", "run",
+        "eval", "curated", "--config", "demo", "--model", "smollm2-135m", "--reference", "others.json", "--limit", "2",
+        "--set", "answers.max_tokens=24", "--both-orders", "--json", "-o", "run",
     )  # fmt: skip
     result = ultrachat(*command, timeout=300)
     assert result.code == 0, result.stderr
-    assert result.json["questions"] == 2
+    assert (result.json["questions"], result.json["position_consistency"]["n"]) == (2, 2)
     assert "mean nothing" in result.json["warnings"][0]
     one_judged = ("eval", "evol", "--outputs", "run/model_outputs.json", "--dataset", "demo", "--limit", "2")
     single = (*one_judged, "--judge", "smollm2-135m", "--preset", "single-score", "--json", "-o", "single")

@@ -91,7 +91,7 @@ PRESETS = {
     for preset in (
         Preset(
             "alpaca_eval_gpt4", "pairwise", Sampling(max_tokens=100, temperature=0.0), verdicts.ranking,
-            published="alpaca_eval_gpt4/alpaca_eval.txt", judge="gpt-4-0613", typical=35,
+            published="alpaca_eval_gpt4/alpaca_eval.txt", judge="gpt-4", typical=35,
         ),
         Preset(
             "weighted_alpaca_eval_gpt4_turbo", "pairwise",

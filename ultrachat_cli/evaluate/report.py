@@ -142,7 +142,7 @@ def _compared(found: Metrics) -> Iterator[tuple[str, str]]:
 
 
 def _scored(found: Scores) -> Iterator[tuple[str, str]]:
-    for line in [*found.rows[:_MANY], found.overall]:
+    for line in [found.overall, *found.rows[:_MANY]]:
         text = f"{line.mean:5.2f} ({line.interval.low:.2f} to {line.interval.high:.2f}), n {line.n:,}"
         if found.compared:
             text += f"; reference {line.reference_mean:.2f}, ratio {line.ratio:.1f}%, "

@@ -136,6 +136,7 @@ def _write(plan: Plan, folder: EvalFolder, judge: Judge, report: Report, date: s
     config, preset = plan.config, judge.preset
     report.facts = {
         "preset": preset.name + (" (verdicts only)" if preset.verdicts_only else ""),
+        **({"published with": preset.judge} if preset.judge else {}),
         "prompt": f"{preset.version}, from {preset.origin}",
         "judge's sampling": orjson.dumps(preset.sampling.body()).decode(),
         "judge served as": judge.model.url,
