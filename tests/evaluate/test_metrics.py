@@ -71,8 +71,8 @@ def test_a_soft_verdict_is_a_part_of_a_win_and_all_of_a_discrete_one() -> None:
 
 
 def test_the_mean_length_is_that_of_the_models_answers() -> None:
-    given = [annotation(1, answer="abcd"), annotation(2, answer="é")]
-    assert summary(given).avg_length == 2
+    given = [annotation(1, answer="abcdef"), annotation(2, answer="é")]
+    assert summary(given).avg_length == 3  # 3.5, cut
 
 
 def test_categories_have_rows_of_their_own() -> None:
