@@ -117,7 +117,9 @@ def test_pull_of_what_is_not_embedded(ultrachat: Ultrachat) -> None:
 def test_config_ls(ultrachat: Ultrachat) -> None:
     rows = [line.split(maxsplit=1) for line in fine(ultrachat("config", "ls")).splitlines()]
     shipped = [f"generate/{name}" for name in CONFIGS] + ["dedupe/openings", "dedupe/strict"]
-    shipped += [f"train/{path.stem}" for path in sorted((Path(__file__).parents[2] / "configs/train").glob("*.yaml"))]
+    for area in ("train", "chat", "eval"):
+        found = sorted((Path(__file__).parents[2] / "configs" / area).glob("*.yaml"))
+        shipped += [f"{area}/{path.stem}" for path in found]
     assert len(shipped) > 10
     assert [name for name, _ in rows] == shipped
     assert all(len(about) > 20 for _, about in rows)

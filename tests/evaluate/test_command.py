@@ -122,6 +122,8 @@ def test_faults_are_told_before_anybody_is_asked(ultrachat: Ultrachat) -> None:
         (("curated", *FILES, *judge, "--preset", "single_score"), 2, "did you mean 'single-score'?"),
         (("curated", *FILES, *judge), 2, "OPENAI_API_KEY"),
         (("curated", *FILES, "--judge", "smolm2-135m"), 2, "did you mean 'smollm2-135m'?"),
+        (("curated", *FILES, "--judge", "x", "--judge-base-url", "http://u:p@127.0.0.1:9/v1", "--judge-api-key-env",
+          "HOME"), 2, "holds a user, and there is a key in HOME too"),
         (("curated", "--outputs", "mine.json", "--dataset", "demo", *judge), 2, "does not fit the questions of demo"),
         (("curated", "--model", "openai:x", "--dataset", "demo", *judge), 2, "--reference: with whom"),
         (("curated", "--model", "openai:x", "--dataset", "demo", *judge, "--best-of", "4"), 2, "--reward-model"),

@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from tests.conftest import Answer, Asked, Reply, Serve, Web, completion, error
-from tests.evaluate import judges
+from tests.evaluate import judges, made
 from tests.evaluate.judges import PAIR, PROMPT, PUBLISHED, SINGLE, posts, said
-from ultrachat_cli.errors import BackendError, BudgetSpent, ConfigError, UltraError
+from ultrachat_cli.errors import BackendError, BudgetSpent, ConfigError, DataError, UltraError
 from ultrachat_cli.evaluate import run
 from ultrachat_cli.evaluate.judge import fitted, is_switched
 from ultrachat_cli.evaluate.report import Report
@@ -361,3 +361,32 @@ def test_other_settings_in_the_same_folder_are_refused(web: Serving, tmp_path: P
     with pytest.raises(ConfigError, match="both_orders: was false, now true") as caught:
         evaluated(tmp_path, seen.url, both_orders=True)
     assert "--restart" in caught.value.hint
+
+
+def test_length_control_and_agreement_go_with_the_run(web: Serving, tmp_path: Path) -> None:
+    seen = web(judges.judging(judges.longer))
+    judges.pair(tmp_path, 30)
+    gamed = made.write_gamed(tmp_path / "gamed.csv", 30, 1)
+    told = {"length_controlled": True, "gamed_file": gamed, "preset": "pairwise-score", "suite": "alpaca"}
+    report = evaluated(tmp_path, seen.url, **told)
+    assert report.controlled is not None
+    assert 0 < report.controlled.win_rate < 100
+    again = tmp_path / "run" / "annotations.json"
+    stored = asyncio.run(
+        run.run(EvalConfig(annotations=again, agreement=again, length_controlled=True, gamed_file=gamed), {})
+    )
+    assert stored.controlled == report.controlled
+    assert (stored.facts, stored.warnings) == (report.facts, report.warnings), "the page still tells how it was made"
+    assert stored.agreed is not None
+    assert stored.agreed.same == stored.agreed.n == 30
+    assert "LC win rate" in dict(stored.rows())
+
+
+def test_a_wrong_file_for_length_control_is_found_before_anybody_is_asked(web: Serving, tmp_path: Path) -> None:
+    seen = web(judges.judging(judges.longer))
+    judges.pair(tmp_path)
+    with pytest.raises(DataError, match="no column"):
+        evaluated(tmp_path, seen.url, length_controlled=True, gamed_file=tmp_path / "mine.json")
+    with pytest.raises(ConfigError, match="needs the whole set"):
+        evaluated(tmp_path, seen.url, length_controlled=True, limit=3)
+    assert posts(seen) == []

@@ -145,6 +145,11 @@ class ChatModels:
                 f"no API key: the environment variable {variable} {problem}",
                 "set it, or name another variable with --api-key-env",
             )
+        if api_key and urlsplit(url).username:
+            raise ConfigError(
+                f"the URL {without_secrets(url)} holds a user, and there is a key in {variable} too",
+                "a server takes one of them: leave the user out of the URL, or --api-key-env",
+            )
         name = spec.place if spec.scheme == "openai" else spec.name
         backend = OpenAIBackend(url, name, api_key=api_key, timeout=self.settings.timeout)
         try:
