@@ -26,8 +26,6 @@ from ultrachat_cli.evaluate.metrics import standard_error
 
 GAMED_REPOSITORY, GAMED_FILE = "tatsu-lab/alpaca_eval", "df_gamed.csv"
 """Where the verdicts on the gamed models are: a data set of the hub, CC BY-NC 4.0."""
-PLACE = "set_index"
-"""Extra field of an annotation: the place of its instruction in the set, from 0."""
 _COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 _GAMED_WEIGHT = 0.2 * 1.0 / 2  # 0.2 for two models
 _SEED, _FOLDS = 123, 5
@@ -107,17 +105,13 @@ def gamed_from_hub() -> Path:
 def length_controlled(annotations: Sequence[Annotation], gamed: Gamed) -> LengthControlled:
     """The length-controlled win rate of one model; 50 for the reference itself, which is told by its name.
 
-    Instructions are told apart by their place in the set. Where the annotations do not all say theirs (`PLACE`), they
-    must be the whole set or its first part, in its order, with those that have no verdict left in. Both orders of a
-    comparison count once, as their mean. `MissingExtra` without scikit-learn; `UltraError` without a verdict or for a
-    place that the file does not know.
+    Instructions are told apart by their place, so `annotations` must be all of the set, or its first part, in its
+    order, with those that have no verdict left in. Both orders of a comparison count once, as their mean.
+    `MissingExtra` without scikit-learn; `UltraError` without a verdict or for more instructions than the file knows.
     """
     rows = orders.averaged(annotations)
-    places = _places(rows)
-    if max(places, default=0) >= len(gamed.difficulty):
-        raise UltraError(
-            f"instruction {max(places) + 1} of the set: the difficulty is known of {len(gamed.difficulty)} only"
-        )
+    if len(rows) > len(gamed.difficulty):
+        raise UltraError(f"{len(rows)} instructions, but the difficulty is known of {len(gamed.difficulty)}")
     judged = np.array([row.win is not None for row in rows], np.bool_)
     if not judged.any():
         raise UltraError("no verdicts: there is no length-controlled win rate")
@@ -126,7 +120,7 @@ def length_controlled(annotations: Sequence[Annotation], gamed: Gamed) -> Length
     deltas = np.array([len(row.output_1) - len(row.output_2) for row in rows], np.float64)
     spread = deltas.std(ddof=1) if len(rows) > 1 else 0.0
     lengths = np.tanh(deltas / spread) if spread else np.zeros(len(rows))
-    difficulty = gamed.difficulty[places]
+    difficulty = gamed.difficulty[: len(rows)]
     features = np.column_stack([lengths, difficulty, np.ones(len(rows))])[judged]
     wins = np.array([row.win for row in rows if row.win is not None])
     weights = np.concatenate([np.full(len(gamed.wins), _GAMED_WEIGHT), np.ones(len(wins))])
@@ -135,12 +129,6 @@ def length_controlled(annotations: Sequence[Annotation], gamed: Gamed) -> Length
     error = 100 * standard_error(predicted.tolist())
     length, hard, model = map(float, found)
     return LengthControlled(100 * float(predicted.mean()), error, length, hard, model, strength)
-
-
-def _places(rows: Sequence[Annotation]) -> list[int]:
-    told = [row.extra.get(PLACE) for row in rows]
-    known = [place for place in told if isinstance(place, int) and place >= 0]
-    return known if len(known) == len(rows) else list(range(len(rows)))
 
 
 def _fit(features: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
