@@ -18,6 +18,7 @@ from ultrachat_cli.evaluate.metrics import Metrics
 from ultrachat_cli.evaluate.orders import Consistency
 from ultrachat_cli.evaluate.scores import Scores
 from ultrachat_cli.evaluate.settings import EvalConfig
+from ultrachat_cli.evaluate.tables import number
 
 _MANY = 40  # categories shown to people
 
@@ -133,18 +134,21 @@ class Report:
 
 
 def _compared(found: Metrics) -> Iterator[tuple[str, str]]:
-    yield "win rate", f"{found.win_rate:.2f} (95% {found.interval}; std. error {found.standard_error:.2f})"
+    spread = f"95% {found.interval}; std. error {number(found.standard_error, 2)}"
+    yield "win rate", f"{number(found.win_rate, 2)} ({spread})"
     yield "", f"{found.n_wins:,} wins, {found.n_draws:,} draws, {found.n_wins_base:,} losses of {found.n_total:,}"
-    yield "discrete", f"{found.discrete_win_rate:.2f} (95% {found.discrete_interval})"
+    yield "discrete", f"{number(found.discrete_win_rate, 2)} (95% {found.discrete_interval})"
     yield "avg. length", f"{found.avg_length:,} characters"
     for name, part in list(found.by_category.items())[:_MANY]:
-        yield f"  {name or '(none)'}", f"{part.win_rate:6.2f} ({part.interval}), n {part.n_total:,}"
+        yield f"  {name or '(none)'}", f"{number(part.win_rate, 2)} ({part.interval}), n {part.n_total:,}"
 
 
 def _scored(found: Scores) -> Iterator[tuple[str, str]]:
     for line in [found.overall, *found.rows[:_MANY]]:
-        text = f"{line.mean:5.2f} ({line.interval.low:.2f} to {line.interval.high:.2f}), n {line.n:,}"
+        text = (
+            f"{number(line.mean, 2)} ({number(line.interval.low, 2)} to {number(line.interval.high, 2)}), n {line.n:,}"
+        )
         if found.compared:
-            text += f"; reference {line.reference_mean:.2f}, ratio {line.ratio:.1f}%, "
+            text += f"; reference {number(line.reference_mean, 2)}, ratio {number(line.ratio)}%, "
             text += f"{line.wins:,} win, {line.ties:,} tie, {line.losses:,} lose"
         yield "score" if line is found.overall else f"  {line.name or '(none)'}", text

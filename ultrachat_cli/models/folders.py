@@ -96,8 +96,9 @@ def of_folder(path: Path) -> ModelSpec:
     if (path / FACTS).is_file():
         try:
             told = orjson.loads((path / FACTS).read_bytes())
-            return ModelSpec.model_validate({"name": path.name, **told, "source": f"folder:{path.resolve()}"})
-        except (orjson.JSONDecodeError, ValidationError, TypeError) as error:
+            named = {**told, "name": told.get("name") or path.resolve().name}
+            return ModelSpec.model_validate({**named, "source": f"folder:{path.resolve()}"})
+        except (orjson.JSONDecodeError, ValidationError, TypeError, AttributeError) as error:
             raise UltraError(f"{path / FACTS}: not a model entry: {error}") from error
     return ModelSpec(name=path.name, source=f"folder:{path.resolve()}")
 
