@@ -139,6 +139,7 @@ def test_faults_are_told_before_anybody_is_asked(ultrachat: Ultrachat) -> None:
 def test_a_dry_run_tells_requests_and_cost(ultrachat: Ultrachat) -> None:
     judges.pair(ultrachat.folder)
     command = ("eval", "curated", *FILES, "--judge", "openai:gpt-4o-mini", "--dry-run", "--json")
+    refused(ultrachat("eval", "evol", "--annotations", "mine.json", "--dry-run"), 2, "nobody is asked")
     found = ultrachat(*command).json
     assert (found["calls"], found["roles"]["judge"]["calls"]) == (8, 8), "identical answers are asked about by nobody"
     role = found["roles"]["judge"]

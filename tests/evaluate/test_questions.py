@@ -71,8 +71,9 @@ def test_a_set_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UltraError, match="alpaca_eval_2 is not here and could not be fetched") as caught:
         load(SUITES["alpaca"], None, "weighted_alpaca_eval_gpt4_turbo", Silent())
     assert "ultrachat data pull alpaca_eval_2; licence: cc-by-nc-4.0" in caught.value.hint
-    with pytest.raises(ConfigError, match=r"--dataset none\.json: no such file"):
-        load(SUITES["alpaca"], "none.json", "alpaca_eval_gpt4", Silent())
+    for name in ("none.json", "ultrafeedback"):  # the second is no set of questions
+        with pytest.raises(ConfigError, match=f"--dataset {name}: no such file"):
+            load(SUITES["alpaca"], name, "alpaca_eval_gpt4", Silent())
 
 
 def test_a_set_that_was_fetched_is_read_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,10 +70,13 @@ def test_every_module_can_be_imported_alone() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["data", "filter", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["generate", "--help"], ["data", "filter", "--help"], ["eval", "evol", "--help"], ["--version"]],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = ["torch", "transformers", "openai", "numpy", "aiohttp", "xllamacpp", "pyarrow", "orjson", "yaml"]
-    if arguments[0] not in ("generate", "data"):  # Typer itself converts option values with pydantic
+    if arguments[0] not in ("generate", "data", "eval"):  # Typer itself converts option values with pydantic
         heavy.append("pydantic")
     script = (
         "import sys\nfrom ultrachat_cli.cli import main\n"

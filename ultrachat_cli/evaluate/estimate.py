@@ -8,6 +8,7 @@ from typing import Any
 
 from ultrachat_cli.backends.base import prompt_tokens
 from ultrachat_cli.backends.chat_model import Endpoint
+from ultrachat_cli.errors import ConfigError
 from ultrachat_cli.evaluate import answers
 from ultrachat_cli.evaluate.plan import Plan, prepare
 from ultrachat_cli.evaluate.settings import EvalConfig
@@ -64,6 +65,8 @@ class Estimate:
 
 def of(config: EvalConfig, progress: Progress) -> Estimate:
     """Count the requests. Raises what `prepare` does."""
+    if config.annotations is not None:
+        raise ConfigError("--dry-run: with --annotations nobody is asked")
     plan = prepare(config, progress)
     questions = plan.questions.questions
     found = Estimate(config.suite, plan.preset.name, len(questions))

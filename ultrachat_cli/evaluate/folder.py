@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.evaluate.annotations import Output, read_outputs, write_outputs
 from ultrachat_cli.records import lock, manifest
 from ultrachat_cli.records.journal import Journal
 from ultrachat_cli.records.lock import FolderLock
@@ -45,6 +48,19 @@ class EvalFolder:
         """Where a file of the run is."""
         return self.folder / name
 
+    def keep(self, name: str, outputs: Iterable[Output]) -> None:
+        """Write the answers of a model, all of them."""
+        write_outputs(self.path(name), outputs)
+        answered = self.manifest.get("answered", {}) | {name: _sha256(self.path(name))}
+        self.save(answered=answered)
+
+    def kept(self, name: str) -> dict[str, Output]:
+        """Instruction -> answer, as `keep` left them: a model that runs here need not be loaded for them again."""
+        path = self.path(name)
+        if not path.is_file() or self.manifest.get("answered", {}).get(name) != _sha256(path):
+            return {}
+        return {output.instruction: output for output in read_outputs(path)}
+
     def save(self, **entries: Any) -> None:
         """Update the manifest in one step."""
         self.manifest |= entries
@@ -54,6 +70,10 @@ class EvalFolder:
         """Let the next process in; the journal is flushed before."""
         self.journal.close()
         self._lock.release()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def set_aside(folder: Path) -> Path | None:

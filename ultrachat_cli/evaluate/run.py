@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,12 @@ async def _judged(
     report.unpriced = chat_model.unpriced(served)
     outputs = plan.outputs
     if outputs is None:
-        outputs = await _answered(plan, plan.config.of_model, models, report, progress, best_of=plan.config.best_of)
-        kept.write_outputs(folder.path(OUTPUTS), outputs.values())
+        ask = partial(_answered, plan, plan.config.of_model, models, report, progress, plan.config.best_of)
+        outputs = await _once(plan, folder, OUTPUTS, ask)
     reference = plan.reference
     if plan.reference_model is not None:
-        reference = await _answered(plan, plan.reference_model, models, report, progress)
-        kept.write_outputs(folder.path(REFERENCES), reference.values())
+        ask = partial(_answered, plan, plan.reference_model, models, report, progress, 1)
+        reference = await _once(plan, folder, REFERENCES, ask)
     model = await models.open(plan.config.of_judge)
     preset = await with_logprobs(model, plan.preset)
     if preset.verdicts_only:
@@ -110,8 +110,17 @@ async def _judged(
     return [annotation for found in several for annotation in found], judge
 
 
+async def _once(plan: Plan, folder: EvalFolder, name: str, ask: Callable[[], Awaitable[Answers]]) -> Answers:
+    """The answers in the folder where they are all there, else those of `ask`, written there."""
+    found = folder.kept(name)
+    if not all(question.instruction in found for question in plan.questions.questions):
+        found = await ask()
+        folder.keep(name, found.values())
+    return found
+
+
 async def _answered(
-    plan: Plan, endpoint: Endpoint, models: ChatModels, report: Report, progress: Progress, best_of: int = 1
+    plan: Plan, endpoint: Endpoint, models: ChatModels, report: Report, progress: Progress, best_of: int
 ) -> Answers:
     """The answers of a model; it is let go of afterwards, so that the next one has the memory."""
     config = plan.config

@@ -94,7 +94,7 @@ def load(suite: Suite, dataset: str | None, preset: str, progress: Progress) -> 
     name = dataset or suite.entry(preset)
     if dataset is not None and Path(dataset).is_file():
         return _read(suite, Path(dataset).name, Path(dataset))
-    if name not in datasets.known():
+    if name not in datasets.known() or len(datasets.resolve(name).part()) > 1:
         raise ConfigError(
             f"--dataset {name}: no such file, and no set of this name",
             f"name a file (JSON, JSONL, YAML), {DEMO}, or leave it out for {suite.entry(preset)} from the hub",
