@@ -1,6 +1,6 @@
 """AlpacaEval: 805 instructions of five sets, against the answers of text_davinci_003 (1) or of GPT-4 Turbo (2).
 
-Where two presets differ in nothing but the baseline, the set's file holds its answers (tatsu-lab/alpaca_eval).
+The instructions are the same; each file (tatsu-lab/alpaca_eval) holds the answers of its baseline.
 """
 
 from __future__ import annotations
