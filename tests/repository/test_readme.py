@@ -48,6 +48,8 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
     if arguments[0] != "generate":
         _dialogue_files(tmp_path)
     _models(tmp_path, arguments)
+    if arguments[0] == "eval":
+        _verdicts(tmp_path)
     if "train" in arguments and "--dry-run" not in arguments:  # as small as can be
         arguments += ["--set", "format=chatml", "--steps", "1", "--batch", "2", "--max-length", "64"]
     if "--resume" in arguments:
@@ -88,6 +90,23 @@ def _models(folder: Path, arguments: list[str]) -> None:
     if "./mine-delta" in arguments and "make-delta" not in arguments:
         made = ["make-delta", "--base", "./llama-13b", "--tuned", "./mine", "--output", "./mine-delta"]
         subprocess.run([str(BIN / "ultrachat"), *made], cwd=folder, check=True, capture_output=True)
+
+
+def _verdicts(folder: Path) -> None:
+    """AlpacaEval's annotations, of two models."""
+    for file, model in (("annotations.json", "mine"), ("others.json", "other")):
+        common = {"generator_1": "reference", "generator_2": model, "annotator": "judge"}
+        rows = [
+            {
+                "instruction": f"Question {n}?",
+                "output_1": "a",
+                "output_2": "b " * n,
+                "preference": 1.0 + n % 2,
+                **common,
+            }
+            for n in range(8)
+        ]
+        (folder / file).write_text(json.dumps(rows))
 
 
 def _tell_format(folder: Path) -> Path:
