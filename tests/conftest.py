@@ -148,6 +148,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "COLUMNS": "160",
         "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",  # tiny models: threads only wait for each other on cores that other tests use
     }
 
 

@@ -11,7 +11,7 @@ from tests.chat.terminal import Terminal
 from tests.commands.checks import weights_or_skip
 from tests.conftest import Ultrachat
 
-pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+pytestmark = [pytest.mark.embedded, pytest.mark.slow, pytest.mark.usefixtures("one_core")]
 
 
 def test_two_rounds_in_one_go(ultrachat: Ultrachat) -> None:

@@ -74,7 +74,7 @@ def test_ctrl_c_stops_the_reply_and_keeps_the_part(server: Streaming, terminal: 
     term = terminal()
     term.type("hello")
     server.say("one two ", "three ")
-    term.sees("one two")
+    term.sees("one two three")
     term.press("c")
     term.sees("stopped; what came is kept")
     term.ready()

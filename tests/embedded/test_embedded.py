@@ -23,7 +23,7 @@ from ultrachat_cli.generate.lists import parse_list, schema
 from ultrachat_cli.models import formats, requantize, specs, weights
 from ultrachat_cli.models.formats_jinja import jinja
 
-pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+pytestmark = [pytest.mark.embedded, pytest.mark.slow, pytest.mark.usefixtures("one_core")]
 ULTRACHAT = str(Path(sys.executable).with_name("ultrachat"))
 SPEC = specs.resolve("smollm2-135m")
 

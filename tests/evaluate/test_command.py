@@ -167,6 +167,7 @@ def test_restart_sets_the_old_run_aside(ultrachat: Ultrachat, web: Serving) -> N
 
 
 @pytest.mark.embedded
+@pytest.mark.usefixtures("one_core")
 @pytest.mark.slow
 def test_the_embedded_model_answers_and_judges(ultrachat: Ultrachat) -> None:
     weights_or_skip()
