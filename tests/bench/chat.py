@@ -113,7 +113,7 @@ def theirs(backend: str, lengths: list[int], tokens: int, repeat: int) -> list[d
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ultrachat_cli.models.causal_lm import hushed
+    from ultrachat_cli.models.folders import hushed
 
     known = tokenizer()
     with hushed():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,13 +50,13 @@ class EvalFolder:
     def keep(self, name: str, outputs: Iterable[Output]) -> None:
         """Write the answers of a model, all of them."""
         write_outputs(self.path(name), outputs)
-        answered = self.manifest.get("answered", {}) | {name: _sha256(self.path(name))}
+        answered = self.manifest.get("answered", {}) | {name: manifest.sha256(self.path(name))}
         self.save(answered=answered)
 
     def kept(self, name: str) -> dict[str, Output]:
         """Instruction -> answer, as `keep` left them: a model that runs here need not be loaded for them again."""
         path = self.path(name)
-        if not path.is_file() or self.manifest.get("answered", {}).get(name) != _sha256(path):
+        if not path.is_file() or self.manifest.get("answered", {}).get(name) != manifest.sha256(path):
             return {}
         return {output.instruction: output for output in read_outputs(path)}
 
@@ -70,10 +69,6 @@ class EvalFolder:
         """Let the next process in; the journal is flushed before."""
         self.journal.close()
         self._lock.release()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def set_aside(folder: Path) -> Path | None:

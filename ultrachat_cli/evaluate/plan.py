@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ultrachat_cli.evaluate.suites import alpaca, curated, evol
 from ultrachat_cli.evaluate.suites.questions import DEMO, Question, QuestionSet, Suite, load
 from ultrachat_cli.models.specs import ModelSpec, resolve
 from ultrachat_cli.progress import Progress
-from ultrachat_cli.records.manifest import fingerprint, without_secrets
+from ultrachat_cli.records.manifest import fingerprint, sha256, without_secrets
 
 SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in (alpaca, evol, curated)}
 Answers = dict[str, Output]
@@ -142,7 +141,7 @@ def _identity(plan: Plan, file: Path | None) -> dict[str, Any]:
         "prompt": plan.preset.version, "both_orders": config.both_orders, "judge": told(config.of_judge),
     }  # fmt: skip
     if config.outputs is not None:
-        found["outputs"] = _sha256(config.outputs)
+        found["outputs"] = sha256(config.outputs)
     else:
         found |= {"model": told(config.of_model), "answers": config.answers.model_dump(mode="json")}
     if config.best_of > 1:
@@ -151,7 +150,7 @@ def _identity(plan: Plan, file: Path | None) -> dict[str, Any]:
     if plan.reference_model is not None:
         found["reference"] = told(plan.reference_model)
     elif file is not None:
-        found["reference"] = _sha256(file)
+        found["reference"] = sha256(file)
     return found
 
 
@@ -174,7 +173,3 @@ def _state(spec: ModelSpec) -> str:
     files: Iterable[Path] = sorted(path.iterdir()) if path.is_dir() else [path]
     kept: Sequence[Any] = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     return fingerprint(orjson.dumps(kept))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

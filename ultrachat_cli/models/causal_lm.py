@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from ultrachat_cli.errors import MissingExtra, UltraError
 from ultrachat_cli.machine import available_memory, cores
 from ultrachat_cli.models import placement
+from ultrachat_cli.models.folders import hushed
 from ultrachat_cli.models.kv_cache import Rows
 from ultrachat_cli.models.placement import LocalSettings, Need
 
@@ -235,23 +236,6 @@ def _loaded(folder: Path, settings: LocalSettings, dtype: str, device: str) -> A
             "the folder is incomplete, or not of the kind that its config.json says",
         )
     return model
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """transformers without notices and progress bars."""
-    from transformers.utils import logging as notices
-
-    logging: Any = notices
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _recommended(folder: Path) -> dict[str, Any]:

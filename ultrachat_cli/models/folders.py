@@ -193,21 +193,32 @@ def _rewrite(gguf: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without notices and bars, one of which is tqdm's own."""
-    from transformers import modeling_gguf_pytorch_utils
+def hushed() -> Iterator[None]:
+    """transformers without notices and progress bars."""
     from transformers.utils import logging as notices
 
-    gguf: Any = modeling_gguf_pytorch_utils
     logging: Any = notices
-    verbosity, bars, bar = logging.get_verbosity(), logging.is_progress_bar_enabled(), gguf.tqdm
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    gguf.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        gguf.tqdm = bar
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The same, and without the bar of tqdm's own that reading GGUF shows."""
+    from transformers import modeling_gguf_pytorch_utils
+
+    gguf: Any = modeling_gguf_pytorch_utils
+    bar = gguf.tqdm
+    gguf.tqdm = partial(bar, disable=True)
+    try:
+        with hushed():
+            yield
+    finally:
+        gguf.tqdm = bar

@@ -98,7 +98,7 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
     import torch
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
-    from ultrachat_cli.models.causal_lm import hushed
+    from ultrachat_cli.models.folders import hushed
     from ultrachat_cli.models.ultrarm import HEAD, UltraRM
 
     tensors = tensor_files.read(folder)

@@ -47,6 +47,11 @@ def fingerprint(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
+def sha256(path: Path) -> str:
+    """The whole content hash of a file that fits the memory."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def without_secrets(url: str) -> str:
     """The URL less user, password and query, any of which may carry a key."""
     try:
