@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from multiprocessing import forkserver
 from typing import Any, Protocol, TypeVar
 
 from ultrachat_cli import signals
@@ -42,6 +43,13 @@ def _numbered(do: Callable[[T, Any], R], task: tuple[int, T], job: Any) -> tuple
     return task[0], do(task[1], job)
 
 
+def prepare(preload: str) -> None:
+    """Begin to import what `pool` will be told to preload, while this process does other things."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([preload])
+    with _undisturbed():
+        forkserver.ensure_running()
+
+
 @contextmanager
 def pool(processes: int, job: object, preload: str) -> Iterator[Spread]:
     """Work by `processes` processes, or by this one where that is 1. `do` is a function of a module.
@@ -51,8 +59,8 @@ def pool(processes: int, job: object, preload: str) -> Iterator[Spread]:
     if processes == 1:
         yield lambda do, tasks: (do(task, job) for task in tasks)
         return
+    prepare(preload)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
     executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(job,))
     with signals.handled(signal.SIG_IGN, [signal.SIGPIPE]):  # a pipe to a process that was killed must not end this one
         try:

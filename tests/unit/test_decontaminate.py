@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ def search(benchmark: Benchmark, dialogues: list[list[str]]) -> np.ndarray:
     speaker = np.array([n % 2 for data in dialogues for n in range(len(data))])
     owner = np.repeat(np.arange(len(dialogues)), [len(data) for data in dialogues])
     return benchmark.search(word, ends, speaker, owner)
+
+
+def test_kept_tables_find_the_same_in_another_process(tmp_path: Path) -> None:
+    """They are sent as a path, so that processes share them."""
+    items = [Item(f"i{k}", text) for k, text in enumerate(invented(200, 40, seed=1))]
+    dialogues = [invented(4, 30, seed=n) for n in range(20)]
+    for n, data in enumerate(dialogues):
+        data[n % 4] += items[n].text
+    benchmark = Benchmark(items, Against())
+    before, size = search(benchmark, dialogues), len(pickle.dumps(benchmark))
+    benchmark.keep(tmp_path)
+    sent = pickle.dumps(benchmark)
+    assert len(sent) < size / 2
+    assert len(before) >= 20
+    assert np.array_equal(search(pickle.loads(sent), dialogues), before)
 
 
 @pytest.mark.parametrize("n", [3, 8, 13])

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ultrachat_cli.dedupe import overlap
+from ultrachat_cli.dedupe import gram_table, kernel, words
+from ultrachat_cli.dedupe.gram_table import Table
 from ultrachat_cli.dedupe.settings import Against
 from ultrachat_cli.errors import ConfigError, DataError
 from ultrachat_cli.records import files, jsonl
@@ -74,8 +75,14 @@ class Benchmark:
         self.items, self._settings = items, settings
         text = np.frombuffer("".join(item.text for item in items).encode() or b" ", np.uint8)
         ends = np.cumsum([len(item.text.encode()) for item in items])
-        self._long = overlap.Table.of(text, ends, settings.size, distinct=False)
-        self._near = overlap.Table.of(text, ends, _NEAR_GRAM, distinct=True)
+        word, word_ends = kernel.hashed(text, ends, *words.tables())
+        self._long = Table.of(word, word_ends, settings.size, distinct=False)
+        self._near = Table.of(word, word_ends, _NEAR_GRAM, distinct=True)
+
+    def keep(self, folder: Path) -> None:
+        """The tables go into files of `folder`, which the processes of this machine then share."""
+        self._long = self._long.keep(folder, "against-long")
+        self._near = self._near.keep(folder, "against-near")
 
     def search(self, word: np.ndarray, ends: np.ndarray, speaker: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """float64[k, 4] of (dialogue, item, share of the item's words covered, nearest turn's Jaccard similarity).
@@ -87,7 +94,7 @@ class Benchmark:
             mine = speaker == ("user", "assistant").index(self._settings.turns)
             sizes = np.diff(ends, prepend=0)
             word, ends, owner = word[np.repeat(mine, sizes)], np.cumsum(sizes[mine]), owner[mine]
-        return overlap.search(word, ends, owner, self._long, self._near, self._settings.similar)
+        return gram_table.search(word, ends, owner, self._long, self._near, self._settings.similar)
 
     def verdicts(self, overlaps: np.ndarray) -> dict[int, list[int]]:
         """The contaminated dialogues, each with the items that make it so."""

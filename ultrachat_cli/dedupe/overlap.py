@@ -1,163 +1,54 @@
 """The compiled search for n-grams of many items in many texts (see `decontaminate`).
 
 n-grams of the texts are hashed as they are looked up, as `kernel.grams` does it: whoever changes that, or `mix`,
-changes this file too, or the compiler's cache keeps the old ones in here.
+changes this file too, or the compiler's cache keeps the old ones in here; so it is with `marks` and `gram_table`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 
-from ultrachat_cli.dedupe import kernel, words
 from ultrachat_cli.dedupe.kernel import ROLL, compiled, mix
 from ultrachat_cli.dedupe.kernel import grams as rolled
 
 
-@dataclass(frozen=True)
-class Table:
-    """n-grams of items, found by hash.
-
-    grams uint64[g]: the distinct ones; slots int32[2^k]: open addressing, the number in `grams` of what is there, or
-    -1; postings: for n-gram g, items[first[g]:first[g+1]] at word places[...]; sizes int32[items]: words (or, in a
-    table of distinct n-grams, n-grams) of each item; offsets int64[items + 1]: running total of sizes; bits
-    uint64[2^j]: a filter (two bits an n-gram) that answers most misses from the processor's cache.
-    """
-
-    n: int
-    grams: np.ndarray
-    slots: np.ndarray
-    first: np.ndarray
-    items: np.ndarray
-    places: np.ndarray
-    sizes: np.ndarray
-    offsets: np.ndarray
-    bits: np.ndarray
-
-    @cached_property
-    def scratch(self) -> tuple[np.ndarray, np.ndarray]:
-        """(stamps of all words or n-grams, counts of all items): made once a process, as large as the table itself.
-
-        Stamps are numbers that grow from search to search; the last one given is in the last place.
-        """
-        return np.zeros(max(int(self.offsets[-1]), len(self.first)) + 1, np.int64), np.zeros(len(self.sizes), np.int64)
-
-    @classmethod
-    def of(cls, text: np.ndarray, ends: np.ndarray, n: int, *, distinct: bool) -> Table:
-        """The n-grams of all items. `distinct`: sets, with sizes in n-grams; else all places, with sizes in words."""
-        kinds, codes = words.tables()
-        word, word_ends = kernel.hashed(text, ends, kinds, codes)
-        gram, gram_ends = kernel.rolled(word, word_ends, n)
-        sizes = np.diff(word_ends, prepend=0).astype(np.int32)
-        flat, owners, places = laid_out(gram, gram_ends, sizes, n, distinct)
-        order = np.argsort(flat)
-        flat = flat[order]
-        first = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
-        unique = flat[first]
-        room = 1 << max(4, int(np.ceil(np.log2(2 * len(unique) + 1))))
-        slots = np.full(room, -1, np.int32)
-        bits = np.zeros(1 << max(10, int(np.log2(len(unique) + 1)) - 2), np.uint64)
-        insert(unique, slots, bits)
-        return cls(
-            n, unique, slots, np.append(first, len(flat)).astype(np.int64), owners[order], places[order],
-            sizes, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), bits,
-        )  # fmt: skip
+@compiled
+def marks(gram: np.uint64) -> np.uint64:
+    """The three bits that stand for an n-gram within its word of the filter."""
+    one, low = np.uint64(1), np.uint64(63)
+    return one << (gram & low) | one << (gram >> np.uint64(6) & low) | one << (gram >> np.uint64(12) & low)
 
 
 @compiled
-def laid_out(
-    gram: np.ndarray, ends: np.ndarray, sizes: np.ndarray, n: int, distinct: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n-grams, item of each, place of each): of each item the distinct ones, whose number becomes its size, or all.
-
-    Without `distinct`, items of fewer than n words are left out: they cannot be recognised inside other text.
-    """
-    flat, owners, places = np.empty_like(gram), np.empty(len(gram), np.int32), np.empty(len(gram), np.int32)
-    total = start = 0
-    for item in range(len(ends)):
-        own = gram[start : ends[item]].copy()
-        start = ends[item]
-        if distinct:
-            own.sort()
-        elif sizes[item] < n:
-            continue
-        first = total
-        for i in range(len(own)):
-            if i == 0 or not distinct or own[i] != own[i - 1]:
-                flat[total], owners[total], places[total] = own[i], item, i
-                total += 1
-        if distinct:
-            sizes[item] = total - first
-    return flat[:total].copy(), owners[:total].copy(), places[:total].copy()
+def unshifted(heads: np.ndarray) -> np.uint64:
+    """The number of bits of an n-gram after its first k, those that `heads` (2^k + 1 of them) tells apart."""
+    spare, rest = 64, len(heads) - 1
+    while rest > 1:
+        rest >>= 1
+        spare -= 1
+    return np.uint64(spare)
 
 
 @compiled
-def both(gram: np.uint64) -> np.uint64:
-    """The two bits that stand for an n-gram within its word of the filter."""
-    return np.uint64(1) << (gram >> np.uint64(20) & np.uint64(63)) | np.uint64(1) << (
-        gram >> np.uint64(26) & np.uint64(63)
-    )
+def known(gram: np.uint64, bits: np.ndarray) -> bool:
+    """Whether the filter lets an n-gram pass."""
+    three = marks(gram)
+    return bool(bits[(gram >> np.uint64(32)) & np.uint64(len(bits) - 1)] & three == three)
 
 
 @compiled
-def insert(grams: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> None:
-    """Put distinct n-gram hashes into the table and the filter."""
-    mask = np.uint64(len(slots) - 1)
-    for g in range(len(grams)):
-        at = grams[g] & mask
-        while slots[at] >= 0:
-            at = (at + np.uint64(1)) & mask
-        slots[at] = g
-        bits[(grams[g] >> np.uint64(32)) & np.uint64(len(bits) - 1)] |= both(grams[g])
-
-
-@compiled
-def find(gram: np.uint64, grams: np.ndarray, slots: np.ndarray, bits: np.ndarray) -> int:
-    """The number of an n-gram, or -1."""
-    two = both(gram)
-    if bits[(gram >> np.uint64(32)) & np.uint64(len(bits) - 1)] & two != two:
-        return -1
-    mask = np.uint64(len(slots) - 1)
-    at = gram & mask
-    while slots[at] >= 0 and grams[slots[at]] != gram:
-        at = (at + np.uint64(1)) & mask
-    return int(slots[at])
-
-
-def search(
-    word: np.ndarray, word_ends: np.ndarray, owners: np.ndarray, long: Table, near: Table, similar: float
-) -> np.ndarray:
-    """float64[k, 4] of (owner, item, share of the item's words covered, Jaccard similarity of the nearest turn).
-
-    Turn i ends with word word_ends[i] and belongs to dialogue owners[i] (ascending). Lower similarities are 0.
-    """
-    covered = cover(
-        word, word_ends, owners, long.n, long.grams, long.slots, long.bits, long.first, long.items, long.places,
-        long.sizes, long.offsets, *long.scratch,
-    )  # fmt: skip
-    alike = nearest(word, word_ends, owners, near.n, near.grams, near.slots, near.bits, near.first, near.items,
-                    near.sizes, similar, *near.scratch)  # fmt: skip
-    return _merged(covered, alike)
-
-
-def _merged(covered: np.ndarray, alike: np.ndarray) -> np.ndarray:
-    """One row for each (dialogue, item), of the largest values."""
-    rows = np.zeros((len(covered) + len(alike), 4))
-    rows[: len(covered), :3] = covered
-    rows[len(covered) :, [0, 1, 3]] = alike
-    pairs, inverse = np.unique(rows[:, :2], axis=0, return_inverse=True)
-    found = np.zeros((len(pairs), 4))
-    found[:, :2] = pairs
-    for column in (2, 3):
-        np.maximum.at(found[:, column], inverse.reshape(-1), rows[:, column])
-    return found
+def find(gram: np.uint64, grams: np.ndarray, heads: np.ndarray, spare: np.uint64) -> int:
+    """The number of an n-gram, or -1; `spare`: see `unshifted`."""
+    head = np.int64(gram >> spare)
+    for g in range(heads[head], heads[head + 1]):
+        if grams[g] == gram:
+            return g
+    return -1
 
 
 @compiled
 def cover(
-    word: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, slots: np.ndarray,
+    word: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, heads: np.ndarray,
     bits: np.ndarray, first: np.ndarray, items: np.ndarray, places: np.ndarray, sizes: np.ndarray,
     offsets: np.ndarray, stamp: np.ndarray, count: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
@@ -165,6 +56,7 @@ def cover(
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
     found = many = start = 0
+    spare = unshifted(heads)
     stamp[-1] += 1
     power = np.uint64(1)
     for _ in range(n - 1):
@@ -176,8 +68,11 @@ def cover(
             rolling = rolling * ROLL + word[i]
         for i in range(start + n - 1, ends[turn]):
             rolling = rolling * ROLL + word[i]
-            g = find(mix(rolling), grams, slots, bits)
+            gram = mix(rolling)
             rolling -= word[i - n + 1] * power
+            if not known(gram, bits):
+                continue
+            g = find(gram, grams, heads, spare)
             if g < 0:
                 continue
             for p in range(first[g], first[g + 1]):
@@ -208,7 +103,7 @@ def cover(
 
 @compiled
 def nearest(
-    word: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, slots: np.ndarray,
+    word: np.ndarray, ends: np.ndarray, owners: np.ndarray, n: int, grams: np.ndarray, heads: np.ndarray,
     bits: np.ndarray, first: np.ndarray, items: np.ndarray, sizes: np.ndarray, similar: float, seen: np.ndarray,
     count: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
@@ -223,10 +118,11 @@ def nearest(
     strange_most = most * (1 - similar) / similar
     enough = int(2 * strange_most) + 2 * n  # words that most often tell
     gram = np.empty(len(word) + 1, np.uint64)
-    strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; two in one place count once, to be safe
+    strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; three in one place count once, to be safe
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
     found = start = 0
+    spare = unshifted(heads)
     for turn in range(len(ends)):
         many = strange = 0
         seen[-1] += 1
@@ -242,7 +138,7 @@ def nearest(
                     break
                 read = size
                 total = rolled(word[start : ends[turn]], size, n, gram)
-            g = find(gram[i], grams, slots, bits)
+            g = find(gram[i], grams, heads, spare) if known(gram[i], bits) else -1
             if g < 0:
                 place = gram[i] & np.uint64(4095)
                 if strangers[place] != turn:

@@ -30,6 +30,7 @@ from ultrachat_cli.records import blocks, files, jsonl
 from ultrachat_cli.records.blocks import Block
 from ultrachat_cli.workers import Spread
 
+_PRELOAD = "ultrachat_cli.dedupe.warm"
 _SMALL = 8 << 20  # bytes: starting processes takes longer than the work
 
 
@@ -53,16 +54,20 @@ def run(loaded: Loaded[DedupeConfig], progress: Progress | None = None) -> Repor
         from ultrachat_cli.dedupe import spark
 
         spark.require(config)
-    benchmark = None
-    if config.against.files:
-        benchmark = Benchmark(decontaminate.load(config.against.files), config.against)
+    against = decontaminate.load(config.against.files) if config.against.files else []
     work = Work(config, inputs, files.find(config.against.files, "against.files"))
     done = False
     try:
         sources = work.unpacked(inputs, progress)
         cut = blocks.cut(sources)
+        processes = _processes(config, cut)
+        if processes > 1:
+            workers.prepare(_PRELOAD)
+        benchmark = Benchmark(against, config.against) if against else None
+        if benchmark and processes > 1:
+            benchmark.keep(work.folder)
         job = Job(config, benchmark, [str(source.plain) for source in sources])
-        with _engine(job, cut, inputs, work, progress) as engine:
+        with _engine(job, cut, processes, inputs, work, progress) as engine:
             found = engine.scan()
             contaminated = benchmark.verdicts(found.overlaps) if benchmark else {}
             clusters = _clusters(job, found, contaminated, work, engine, progress)
@@ -86,8 +91,16 @@ class Engine(Protocol):
         """float64[k, 3] of (item, item of its cluster that ranks lowest, their Jaccard similarity), by item."""
 
 
+def _processes(config: DedupeConfig, cut: list[Block]) -> int:
+    """How many of this machine share the work; with Spark this one only leads."""
+    size = sum(block.end - block.start for block in cut)
+    return 1 if size < _SMALL or config.engine == "spark" else min(config.processes or cores(), len(cut))
+
+
 @contextmanager
-def _engine(job: Job, cut: list[Block], inputs: list[Path], work: Work, progress: Progress) -> Iterator[Engine]:
+def _engine(
+    job: Job, cut: list[Block], processes: int, inputs: list[Path], work: Work, progress: Progress
+) -> Iterator[Engine]:
     if job.config.engine == "spark":
         from ultrachat_cli.dedupe import spark
 
@@ -96,9 +109,7 @@ def _engine(job: Job, cut: list[Block], inputs: list[Path], work: Work, progress
         with spark.session(job.config.spark, log) as session:
             yield spark.Cluster(session, job, cut, inputs, work, progress)
         return
-    size = sum(block.end - block.start for block in cut)
-    processes = 1 if size < _SMALL else min(job.config.processes or cores(), len(cut))
-    with workers.pool(processes, job, "ultrachat_cli.dedupe.warm") as spread:
+    with workers.pool(processes, job, _PRELOAD) as spread:
         yield Local(job, cut, inputs, work, spread, progress)
 
 
