@@ -11,11 +11,10 @@ import pytest
 
 from tests.evaluate import peer
 from tests.evaluate.made import annotation
-from ultrachat_cli.errors import ConfigError, DataError
+from ultrachat_cli.errors import DataError
 from ultrachat_cli.evaluate.annotations import (
     Annotation,
     Output,
-    merge,
     read_annotations,
     read_outputs,
     write_annotations,
@@ -127,38 +126,3 @@ def test_alpaca_eval_reads_what_is_written(tmp_path: Path) -> None:
     write_annotations(tmp_path / "annotations.json", [annotation(1, 1.25, switched=True, raw="m")])
     (verdict,) = peer.loaded(tmp_path / "annotations.json")
     assert (verdict["preference"], verdict["generator_2"], verdict["raw_completion"]) == (1.25, "ours", "m")
-
-
-def outputs(model: str, *instructions: str) -> list[Output]:
-    return [Output(text, f"{model} {n}", model) for n, text in enumerate(instructions)]
-
-
-def test_answers_meet_in_the_order_of_the_reference() -> None:
-    pairs = merge(outputs("ours", "c", "a", "b", "a"), outputs("base", "a", "b", "a", "c"))
-    assert [pair.reference.instruction for pair in pairs] == ["a", "b", "a", "c"]
-    assert [pair.model.output for pair in pairs] == ["ours 1", "ours 2", "ours 3", "ours 0"]
-
-
-def test_what_has_no_partner_is_listed_on_both_sides() -> None:
-    with pytest.raises(ConfigError) as caught:
-        merge(outputs("ours", "a", "b ", "x" * 300), outputs("base", "a", "b"))
-    said = str(caught.value)
-    assert "1 instructions have an answer of both sides" in said
-    assert '1 of the reference have no answer of the model:\n  "b"' in said
-    assert '2 of the model are not in the reference:\n  "b "\n  "xxx' in said
-    assert "x" * 101 not in said
-    assert "--allow-missing" in caught.value.hint
-
-
-def test_long_lists_of_unmatched_instructions_are_cut() -> None:
-    with pytest.raises(ConfigError) as caught:
-        merge(outputs("ours", "a"), outputs("base", "a", *map(str, range(50))))
-    assert len(str(caught.value).splitlines()) < 30
-    assert "and 30 more" in str(caught.value)
-
-
-def test_missing_answers_may_be_allowed_but_not_all() -> None:
-    pairs = merge(outputs("ours", "a", "b"), outputs("base", "c", "b"), allow_missing=True)
-    assert [pair.model.instruction for pair in pairs] == ["b"]
-    with pytest.raises(ConfigError, match="0 instructions"):
-        merge(outputs("ours", "a"), outputs("base", "c"), allow_missing=True)

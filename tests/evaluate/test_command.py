@@ -97,10 +97,18 @@ def test_instructions_that_do_not_match_stop_the_run(ultrachat: Ultrachat, web: 
     judges.outputs(ultrachat.folder / "theirs.json", ["So."] * 4, "theirs")
     command = ("eval", "curated", *FILES, "--judge", "test-model", "--judge-base-url", seen.url, "-o", "run")
     result = ultrachat(*command)
-    refused(result, 2, "Question 4?", "Question 5?", "--allow-missing")
+    refused(result, 2, "4 of 4 have an answer in it", "2 answers are to none", "Question 4?", "Question 5?",
+            "--allow-missing")  # fmt: skip
     assert posts(seen) == []
     result = ultrachat(*command, "--allow-missing", "--json")
-    assert (result.code, result.json["metrics"]["n_total"]) == (0, 4), result.stderr
+    assert (result.code, result.json["metrics"]["n_total"], result.json["left_out"]) == (0, 4, 0), result.stderr
+    judges.outputs(ultrachat.folder / "mine.json", [f"Yes {n}." for n in range(3)], "mine")
+    judges.outputs(ultrachat.folder / "theirs.json", ["So."] * 26, "theirs")
+    refused(ultrachat(*command, "--restart"), 2, "3 of 26 have an answer in it", "23 questions have none", "and 3 more")
+    result = ultrachat(*command, "--restart", "--allow-missing")
+    assert result.code == 0, result.stderr
+    assert "23 questions that a file has no answer to" in result.stdout
+    assert "23 questions have no answer in a file" in (ultrachat.folder / "run" / "report.html").read_text()
 
 
 def test_too_much_that_cannot_be_read_is_a_failure(ultrachat: Ultrachat, web: Serving) -> None:
@@ -108,7 +116,7 @@ def test_too_much_that_cannot_be_read_is_a_failure(ultrachat: Ultrachat, web: Se
     judges.pair(ultrachat.folder, 6)
     result = ultrachat("eval", "curated", *FILES, "--judge", "x", "--judge-base-url", seen.url, "-o", "run")
     assert result.code == 1
-    assert "66.7% of the verdicts could not be read (at most 5% may be)" in result.stderr
+    assert "100.0% of the verdicts could not be read (at most 5% may be)" in result.stderr
     assert (ultrachat.folder / "run" / "annotations.json").exists()
 
 
@@ -120,8 +128,15 @@ def test_faults_are_told_before_anybody_is_asked(ultrachat: Ultrachat) -> None:
         (("curated", *FILES), 2, "--judge: who judges?"),
         (("curated", "--outputs", "none.json", *judge), 2, "none.json: no such file"),
         (("curated", *FILES, *judge, "--preset", "single_score"), 2, "did you mean 'single-score'?"),
-        (("curated", *FILES, *judge), 2, "OPENAI_API_KEY"),
+        (("curated", *FILES, *judge), 2, "with --judge-api-key-env"),
         (("curated", *FILES, "--judge", "smolm2-135m"), 2, "did you mean 'smollm2-135m'?"),
+        (("curated", *FILES, "--judge", "none"), 2, "add --judge-base-url"),
+        (("curated", "--model", "openai:x", "--reference", "none", *judge), 2, "add --reference-base-url"),
+        (("curated", "--outputs", ".", *judge), 2, "--outputs: .: a folder; name a file in it"),
+        (("curated", *FILES, *judge, "--gamed-file", "x.csv"), 2, "goes with --length-controlled"),
+        (("curated", *FILES, *judge, "--reward-model", "x"), 2, "goes with --best-of"),
+        (("curated", *FILES, *judge, "--length-controlled"), 1, "pull alpaca_eval_gamed; licence: cc-by-nc-4.0) and "
+         "give it with --gamed-file"),
         (("curated", *FILES, "--judge", "x", "--judge-base-url", "http://u:p@127.0.0.1:9/v1", "--judge-api-key-env",
           "HOME"), 2, "holds a user, and there is a key in HOME too"),
         (("curated", "--outputs", "mine.json", "--dataset", "demo", *judge), 2, "does not fit the questions of demo"),

@@ -86,6 +86,16 @@ def test_the_best_comes_first() -> None:
     assert [row.name for row in leaderboard.ordered(more)] == ["b", "0", "c", "a", "d"]
 
 
+def test_scores_and_judges_come_back_too(tmp_path: Path) -> None:
+    alone = leaderboard.entry("alone", summary(of([None])), judge="gpt", score=7.25)
+    assert (alone.n_total, alone.n_wins, alone.avg_length, alone.interval) == (None, None, 3, "")
+    both = leaderboard.entry("both", summary(of([1.0, 2.0])), judge="gpt", score=6.5)
+    assert leaderboard.ordered([alone, Entry("x", score=8.0), both]) == [both, Entry("x", score=8.0), alone]
+    leaderboard.write(tmp_path / "l.csv", [both, alone])
+    assert leaderboard.read(tmp_path / "l.csv") == [both, alone]
+    assert leaderboard.shown([both, alone])[0][-3:] == ["score", "avg. length", "judge"]
+
+
 def test_what_is_not_known_of_any_is_not_shown() -> None:
     headings, lines = leaderboard.shown([Entry("a", 12.346, n_wins=1234), Entry("b")])
     assert headings == ["model", "win rate", "wins"]

@@ -16,6 +16,7 @@ from tests.evaluate import judges, made
 from tests.evaluate.judges import PAIR, PROMPT, PUBLISHED, SINGLE, posts, said
 from ultrachat_cli.errors import BackendError, BudgetSpent, ConfigError, DataError, UltraError
 from ultrachat_cli.evaluate import run
+from ultrachat_cli.evaluate.annotations import write_annotations
 from ultrachat_cli.evaluate.judge import fitted, is_switched
 from ultrachat_cli.evaluate.report import Report
 from ultrachat_cli.evaluate.settings import EvalConfig
@@ -101,6 +102,13 @@ def test_a_position_biased_judge_is_found_out(web: Serving, tmp_path: Path) -> N
     assert metrics(report) == (50.0, 0, 12, 0)
     assert len(verdicts(tmp_path)) == 20
     assert "always chose the first" in dict(report.rows())["both orders"]
+    assert report.warnings == [
+        "the judge chose the answer shown first 16 of 16 times: it looks at the place, "
+        "which only --both-orders evens out"
+    ]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "first 16 of 16 times" in page
+    assert '"note":"identical answers"' in page
 
 
 def test_what_cannot_be_read_is_asked_again_and_never_kept(web: Serving, tmp_path: Path) -> None:
@@ -124,7 +132,7 @@ def test_what_cannot_be_read_is_asked_again_and_never_kept(web: Serving, tmp_pat
     assert verdicts(tmp_path)[0]["raw_completion"] == "I would rather not say."
     asked = [request.json for request in posts(seen) if "Question 0?" in said(request)]
     assert [(body["temperature"], body.get("seed")) for body in asked] == [(0.0, None), (0.7, 1), (0.7, 2)]
-    with pytest.raises(UltraError, match=r"8.3% of the verdicts could not be read"):
+    with pytest.raises(UltraError, match=r"12.5% of the verdicts could not be read"):
         report.check(0.05)
     before = len(posts(seen))
     again = evaluated(tmp_path, seen.url)
@@ -361,6 +369,34 @@ def test_other_settings_in_the_same_folder_are_refused(web: Serving, tmp_path: P
     with pytest.raises(ConfigError, match="both_orders: was false, now true") as caught:
         evaluated(tmp_path, seen.url, both_orders=True)
     assert "--restart" in caught.value.hint
+
+
+def test_verdicts_of_another_set_are_found_out_before_anybody_is_asked(web: Serving, tmp_path: Path) -> None:
+    seen = web(judges.judging(judges.longer))
+    judges.pair(tmp_path)
+    with pytest.raises(DataError, match=r"mine.json:1: no 'output_1'"):
+        evaluated(tmp_path, seen.url, agreement=tmp_path / "mine.json")
+    write_annotations(tmp_path / "others.json", made.of([1.0, 2.0]))
+    with pytest.raises(ConfigError, match=r"--agreement: .*others.json: has no verdict on any question of theirs.json"):
+        evaluated(tmp_path, seen.url, agreement=tmp_path / "others.json")
+    assert posts(seen) == []
+
+
+@pytest.mark.parametrize("preset", ["pairwise-score", "single-score"])
+def test_stored_verdicts_that_are_none_are_as_loud_and_never_asked_for(
+    web: Serving, tmp_path: Path, preset: str
+) -> None:
+    seen = web(lambda request: (404, {}, b"") if request.method == "GET" else completion("I cannot say."))
+    report = evaluated(tmp_path, seen.url, preset=preset)
+    assert dict(report.rows())["win rate"].startswith(("- (95% -", "50.00"))
+    with pytest.raises(UltraError, match=r"^100.0% of the verdicts"):
+        report.check(0.05)
+    stored = asyncio.run(run.run(EvalConfig(annotations=tmp_path / "run" / "annotations.json"), {}))
+    assert stored.complete
+    assert "asks again" not in dict(stored.rows())["no verdict"]
+    with pytest.raises(UltraError, match="could not be read") as caught:
+        stored.check(0.05)
+    assert "asks for them anew" not in caught.value.hint
 
 
 def test_length_control_and_agreement_go_with_the_run(web: Serving, tmp_path: Path) -> None:

@@ -33,11 +33,18 @@ def _suite(name: str, about: str) -> Callable[..., None]:
             str | None, O(help="Compared with: a file of answers, or a model.", rich_help_panel=MODEL)
         ] = None,
         reference_base_url: Annotated[str | None, O(help="URL of its server.", rich_help_panel=MODEL)] = None,
+        reference_api_key_env: Annotated[
+            str | None, O(help="Environment variable with its key.", rich_help_panel=MODEL)
+        ] = None,
         best_of: Annotated[
             int | None, O(help="Answers drawn for each question; the best counts.", rich_help_panel=MODEL)
         ] = None,
         reward_model: Annotated[
             str | None, O(help="What tells the best: a reward model, or judge:MODEL.", rich_help_panel=MODEL)
+        ] = None,
+        reward_base_url: Annotated[str | None, O(help="URL of MODEL's server.", rich_help_panel=MODEL)] = None,
+        reward_api_key_env: Annotated[
+            str | None, O(help="Environment variable with its key.", rich_help_panel=MODEL)
         ] = None,
         system: Annotated[str | None, O(help="System prompt of both.", rich_help_panel=MODEL)] = None,
         max_tokens: Annotated[int | None, O(help="Longest answer.", rich_help_panel=MODEL)] = None,
@@ -115,7 +122,10 @@ def _suite(name: str, about: str) -> Callable[..., None]:
             "suite": ("eval", name), "model": ("--model", model), "outputs": ("--outputs", outputs),
             "base_url": ("--base-url", base_url), "api_key_env": ("--api-key-env", api_key_env),
             "reference": ("--reference", reference), "reference_base_url": ("--reference-base-url", reference_base_url),
+            "reference_api_key_env": ("--reference-api-key-env", reference_api_key_env),
             "best_of": ("--best-of", best_of), "reward_model": ("--reward-model", reward_model),
+            "reward_base_url": ("--reward-base-url", reward_base_url),
+            "reward_api_key_env": ("--reward-api-key-env", reward_api_key_env),
             "answers.system": ("--system", system), "answers.max_tokens": ("--max-tokens", max_tokens),
             "dataset": ("--dataset", dataset), "limit": ("--limit", limit), "output": ("--output", output),
             "judge": ("--judge", judge), "judge_base_url": ("--judge-base-url", judge_base_url),

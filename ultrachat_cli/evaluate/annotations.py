@@ -6,23 +6,18 @@ Fields of ours that alpaca_eval lacks (category, difficulty, scores) and unknown
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from ultrachat_cli.errors import ConfigError, DataError
-from ultrachat_cli.evaluate.fields import DRAW as DRAW  # part of this module's face
-from ultrachat_cli.evaluate.fields import RAW, SWITCHED, Fields
+from ultrachat_cli.errors import DataError
+from ultrachat_cli.evaluate.fields import DRAW, RAW, SWITCHED, Fields
 from ultrachat_cli.records import files, jsonl
 
 _T = TypeVar("_T")
-
-_LISTED = 20  # unmatched instructions shown of each side
-_SHOWN = 100  # characters of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,39 +104,6 @@ def write_outputs(path: Path, outputs: Iterable[Output]) -> None:
 def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
     """Write a JSON array (JSONL where the name says so), whole or not at all. `UltraError` when the disk is full."""
     _write(path, (annotation_record(annotation) for annotation in annotations))
-
-
-def merge(outputs: Sequence[Output], reference: Sequence[Output], allow_missing: bool = False) -> list[Pair]:
-    """Answers to exactly the same instruction, in the order of `reference`, which is the set's.
-
-    An instruction that comes twice is matched first with first, second with second. What is left over on either side
-    is listed in one `ConfigError`, or left out with `allow_missing`; nothing in common is always an error.
-    """
-    waiting: dict[str, deque[Output]] = defaultdict(deque)
-    for output in outputs:
-        waiting[output.instruction].append(output)
-    pairs, alone = [], []
-    for wanted in reference:
-        if waiting[wanted.instruction]:
-            pairs.append(Pair(wanted, waiting[wanted.instruction].popleft()))
-        else:
-            alone.append(wanted.instruction)
-    left = [output.instruction for several in waiting.values() for output in several]
-    if (alone or left) and (not allow_missing or not pairs):
-        faults = [f"{len(pairs)} instructions have an answer of both sides"]
-        faults += _unmatched("of the reference have no answer of the model", alone)
-        faults += _unmatched("of the model are not in the reference", left)
-        hint = "instructions must agree to the character" + (": --allow-missing leaves these out" if pairs else "")
-        raise ConfigError(faults, hint)
-    return pairs
-
-
-def _unmatched(what: str, instructions: Sequence[str]) -> list[str]:
-    if not instructions:
-        return []
-    shown = [orjson.dumps(text[:_SHOWN] + ("..." if len(text) > _SHOWN else "")).decode() for text in instructions]
-    more = [f"  and {len(shown) - _LISTED} more"] if len(shown) > _LISTED else []
-    return [f"{len(shown)} {what}:", *(f"  {text}" for text in shown[:_LISTED]), *more]
 
 
 def _rows(path: Path, made: Callable[[dict[str, Any]], _T]) -> list[_T]:

@@ -70,13 +70,12 @@ def of(config: EvalConfig, progress: Progress) -> Estimate:
     plan = prepare(config, progress)
     questions = plan.questions.questions
     found = Estimate(config.suite, plan.preset.name, len(questions))
-    if plan.outputs is None:
-        found.roles["model"] = _answering(plan, config.of_model, config.best_of)
-    if plan.reference_model is not None:
-        found.roles["reference"] = _answering(plan, plan.reference_model, 1)
-    if config.best_of > 1 and config.reward[1] is not None:
+    for role, n in (("model", config.best_of), ("reference", 1)):
+        if role in plan.endpoints:
+            found.roles[role] = _answering(plan, plan.endpoints[role], n)
+    if "reward" in plan.endpoints:
         calls = len(questions) * config.best_of
-        found.roles["reward"] = _priced(config, config.reward[1], calls, calls * (_ANSWER + 250), calls * 4)
+        found.roles["reward"] = _priced(config, plan.endpoints["reward"], calls, calls * (_ANSWER + 250), calls * 4)
     found.roles["judge"] = _judging(plan)
     return found
 

@@ -31,7 +31,7 @@ class Interval:
     method: str
 
     def __str__(self) -> str:
-        return f"{self.low:.1f} to {self.high:.1f}"
+        return "-" if math.isnan(self.low) else f"{self.low:.1f} to {self.high:.1f}"
 
     def record(self) -> dict[str, float | str]:
         """For `--json`."""

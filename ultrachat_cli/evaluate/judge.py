@@ -69,14 +69,15 @@ class _Said:
 
 
 class Judge:
-    """One model in this role. `failed`: comparisons without a verdict, by reason; `shortened`: those cut to fit."""
+    """One model in this role. `asked`: verdicts; `failed`: those that cannot be had, by reason; `shortened`: those on
+    answers cut to fit; `identical`: pairs that nobody is asked about.
+    """
 
     def __init__(self, model: ChatModel, preset: Preset, *, both_orders: bool = False) -> None:
         self.model, self.preset, self.both_orders = model, preset, both_orders
         self.name = f"{preset.name}, {model.spec.name}" + (", verdicts only" if preset.verdicts_only else "")
         self.failed: Counter[str] = Counter()
-        self.shortened = 0
-        self.identical = 0
+        self.asked = self.shortened = self.identical = 0
 
     async def compare(self, pair: Pair) -> list[Annotation]:
         """The verdict on a pair; of both orders two. Identical answers are a draw that nobody is asked about.
@@ -111,6 +112,7 @@ class Judge:
 
     async def _ask(self, slots: Mapping[str, str]) -> _Said:
         """Asked again, with another seed, while the verdict cannot be read; and shorter, if it is too long."""
+        self.asked += 1
         room = self._room()
         length = sum(map(len, slots.values()))
         for cut in (room, *(length // n for n in (2, 4, 8))):

@@ -23,10 +23,13 @@ COLUMNS = (
     "avg_length", "length_controlled_winrate", "lc_standard_error",
 )  # fmt: skip
 """After the first, which has the names and no heading."""
+OURS = ("score", "interval", "judge")
+"""Columns that alpaca_eval does not have, written where they say something."""
+_TEXTS = ("mode", "interval", "judge")
 SHOWN = {
     "name": "model", "length_controlled_winrate": "LC win rate", "win_rate": "win rate", "standard_error": "std. error",
     "interval": "95% interval", "n_wins": "wins", "n_draws": "draws", "n_wins_base": "losses", "n_total": "n",
-    "avg_length": "avg. length", "judge": "judge",
+    "score": "score", "avg_length": "avg. length", "judge": "judge",
 }  # fmt: skip
 """What people see -> its heading."""
 
@@ -35,7 +38,7 @@ SHOWN = {
 class Entry:
     """One model. None: not known, as in older files. Rates in percent; `mode`: alpaca_eval's word for who checked it.
 
-    `interval` and `judge` are ours and not in the file; `extra`: its other columns.
+    `score`: the mean one, in the judge's points; `interval`: of the win rate; `extra`: other columns of the file.
     """
 
     name: str
@@ -50,27 +53,30 @@ class Entry:
     avg_length: int | None = None
     length_controlled_winrate: float | None = None
     lc_standard_error: float | None = None
+    score: float | None = None
     interval: str = ""
     judge: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
 
 def entry(
-    name: str, metrics: Metrics, controlled: LengthControlled | None = None, judge: str = "", mode: str = ""
+    name: str, metrics: Metrics, controlled: LengthControlled | None = None, judge: str = "", score: float | None = None
 ) -> Entry:
-    """The line of a run."""
-    plain = {column: getattr(metrics, column) for column in COLUMNS if hasattr(metrics, column)}
-    found = Entry(name, mode=mode, judge=judge, interval=str(metrics.interval) if metrics.n_total else "", **plain)
+    """The line of a run. Where answers have scores and nothing was compared, it has no counts."""
+    columns = COLUMNS if metrics.n_total or score is None else ("avg_length",)
+    plain = {column: getattr(metrics, column) for column in columns if hasattr(metrics, column)}
+    interval = str(metrics.interval) if metrics.n_total else ""
+    found = Entry(name, judge=judge, score=score, interval=interval, **plain)
     if controlled is None:
         return found
     return replace(found, length_controlled_winrate=controlled.win_rate, lc_standard_error=controlled.standard_error)
 
 
 def ordered(entries: Iterable[Entry]) -> list[Entry]:
-    """The best first: by length-controlled win rate where all have one, else by win rate; by name where equal."""
+    """The best first: by length-controlled win rate where all have one, else by win rate; then by score and name."""
     rows = list(entries)
     key = "length_controlled_winrate" if all(row.length_controlled_winrate is not None for row in rows) else "win_rate"
-    return sorted(rows, key=lambda row: (-_known(getattr(row, key)), row.name))
+    return sorted(rows, key=lambda row: (-_known(getattr(row, key)), -_known(row.score), row.name))
 
 
 def _known(rate: float | None) -> float:
@@ -87,7 +93,7 @@ def read(path: Path) -> list[Entry]:
 
 def _entry(path: Path, line: int, row: dict[str, str], first: str) -> Entry:
     name = row.pop(first)
-    texts = {column: row.pop(column, None) for column in COLUMNS}
+    texts = {column: row.pop(column, None) for column in (*COLUMNS, *OURS)}
     try:
         values = {column: _parsed(column, text) for column, text in texts.items() if text}
     except (ValueError, OverflowError) as error:
@@ -96,19 +102,20 @@ def _entry(path: Path, line: int, row: dict[str, str], first: str) -> Entry:
 
 
 def _parsed(column: str, text: str) -> Any:
-    if column == "mode":
+    if column in _TEXTS:
         return text
     return round(float(text)) if column in _COUNTS else float(text)
 
 
 def write(path: Path, entries: Sequence[Entry]) -> None:
     """Write a `leaderboard.csv`, numbers to the last digit. `UltraError` when the disk is full."""
+    known = [*COLUMNS, *(column for column in OURS if any(getattr(row, column) not in (None, "") for row in entries))]
     more = list(dict.fromkeys(column for row in entries for column in row.extra))
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["", *COLUMNS, *more])
+    out.writerow(["", *known, *more])
     for row in entries:
-        values = [getattr(row, column) for column in COLUMNS]
+        values = [getattr(row, column) for column in known]
         out.writerow([row.name, *map(_plain, values), *(row.extra.get(column, "") for column in more)])
     with jsonl.replacing(path) as file:
         file.write(text.getvalue().encode())

@@ -24,8 +24,8 @@ from ultrachat_cli.evaluate import csv_files, orders
 from ultrachat_cli.evaluate.annotations import Annotation
 from ultrachat_cli.evaluate.metrics import standard_error
 
-GAMED_REPOSITORY, GAMED_FILE = "tatsu-lab/alpaca_eval", "df_gamed.csv"
-"""Where the verdicts on the gamed models are: a data set of the hub, CC BY-NC 4.0."""
+GAMED = "alpaca_eval_gamed"
+"""The verdicts on the gamed models, in datasets.yaml."""
 _COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 _GAMED_WEIGHT = 0.2 * 1.0 / 2  # 0.2 for two models
 _SEED, _FOLDS = 123, 5
@@ -69,7 +69,7 @@ def read_gamed(path: Path) -> Gamed:
     columns, rows = csv_files.read(path)
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
-        raise DataError(path, 0, f"no column {', '.join(missing)}", f"it is {GAMED_FILE} of {GAMED_REPOSITORY}")
+        raise DataError(path, 0, f"no column {', '.join(missing)}", f"it is the file of {GAMED} in 'ultrachat data ls'")
     for line, row in enumerate(rows, start=2):  # as an editor counts, the first holds the columns
         index, win, delta, hard = (_number(path, line, row, column) for column in _COLUMNS)
         if index not in seen:
@@ -83,23 +83,6 @@ def read_gamed(path: Path) -> Gamed:
     if not wins:
         raise DataError(path, 0, "holds no verdicts")
     return Gamed(np.array(wins), np.array(features), np.array(difficulty))
-
-
-def gamed_from_hub() -> Path:
-    """Fetch `df_gamed.csv` into the hub's cache. `MissingExtra` without its client, `UltraError` when it cannot be."""
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise MissingExtra(f"fetching {GAMED_FILE}", "huggingface_hub", "hub") from error
-    try:
-        return Path(hf_hub_download(GAMED_REPOSITORY, GAMED_FILE, repo_type="dataset"))
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UltraError(
-            f"{GAMED_FILE} could not be fetched from the hub data set {GAMED_REPOSITORY}: {reason}",
-            "check the network, or give the file with --gamed-file",
-        ) from error
 
 
 def length_controlled(annotations: Sequence[Annotation], gamed: Gamed) -> LengthControlled:

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ultrachat_cli.evaluate import intervals
 from ultrachat_cli.evaluate.annotations import Annotation
 from ultrachat_cli.evaluate.intervals import Interval, wilson
+
+_BIASED = 0.001  # p of the sign test
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,21 @@ def _mean(one: Annotation, other: Annotation) -> Annotation:
 
 def _middle(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def bias(annotations: Sequence[Annotation]) -> str:
+    """What to say of a judge that prefers a place; "" of one that does not show it.
+
+    Which answer is shown first is drawn, so a fair judge prefers either place as often, whoever answers better.
+    """
+    told = [one for one in annotations if one.switched is not None and one.outcome in ("win", "loss")]
+    first = sum((one.outcome == "win") is one.switched for one in told)
+    if intervals.sign(first, len(told) - first) >= _BIASED:
+        return ""
+    return (
+        f"the judge chose the answer shown first {first:,} of {len(told):,} times: it looks at the place, "
+        "which only --both-orders evens out"
+    )
 
 
 def consistency(annotations: Sequence[Annotation]) -> Consistency | None:

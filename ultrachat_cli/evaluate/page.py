@@ -94,7 +94,8 @@ def _headline(page: Page) -> str:
         says.append(f"length-controlled win rate {tables.number(page.controlled.win_rate)}%")
     if found.n_null:
         says.append(f"{found.n_null:,} verdicts could not be read and are in no figure")
-    return f'<p class="headline"><strong>{tables.number(found.win_rate)}%</strong> ' + "<br>".join(says) + "</p>"
+    figure = f"{tables.number(found.win_rate)}%" if found.n_total else "-"
+    return f'<p class="headline"><strong>{figure}</strong> ' + "<br>".join(says) + "</p>"
 
 
 def _facts(page: Page) -> Iterator[tuple[str, str]]:
@@ -131,5 +132,5 @@ def _data(annotations: Sequence[Annotation]) -> dict[str, Any]:
 def _verdict(annotation: Annotation) -> dict[str, Any]:
     return {
         "outcome": annotation.outcome, "preference": annotation.preference, "switched": annotation.switched,
-        "scores": annotation.scores, "raw": annotation.raw,
+        "scores": annotation.scores, "raw": annotation.raw, "note": annotation.extra.get("note", ""),
     }  # fmt: skip

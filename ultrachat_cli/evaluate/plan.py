@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import orjson
 
 from ultrachat_cli.backends import scorers
 from ultrachat_cli.backends.chat_model import Endpoint
-from ultrachat_cli.errors import ConfigError
-from ultrachat_cli.evaluate import length_controlled, presets
-from ultrachat_cli.evaluate.annotations import Output, Pair, merge, read_outputs
+from ultrachat_cli.errors import ConfigError, UltraError
+from ultrachat_cli.evaluate import presets
+from ultrachat_cli.evaluate.annotations import Output, Pair, read_outputs
 from ultrachat_cli.evaluate.presets import Preset
+from ultrachat_cli.evaluate.report import OtherFiles, other_files
 from ultrachat_cli.evaluate.settings import EvalConfig
 from ultrachat_cli.evaluate.suites import alpaca, curated, evol
 from ultrachat_cli.evaluate.suites.questions import DEMO, Question, QuestionSet, Suite, load
@@ -25,33 +28,38 @@ from ultrachat_cli.records.manifest import fingerprint, sha256, without_secrets
 SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in (alpaca, evol, curated)}
 Answers = dict[str, Output]
 """Instruction -> answer."""
+ROLES = {"model": "--model", "reference": "--reference", "reward": "--reward-model", "judge": "--judge"}
+"""What chat models are asked for here -> the flag that names one."""
+_LISTED = 20  # unmatched instructions shown of each side
+_SHOWN = 100  # characters of each
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`outputs`, `reference`: answers that are there; None: they are to be asked for, or nobody is compared with."""
+    """`outputs`, `reference`: answers that are there; None: they are to be asked for, or nobody is compared with.
+
+    `endpoints`: every chat model that will be asked, by its role.
+    """
 
     config: EvalConfig
     preset: Preset
     questions: QuestionSet
     outputs: Answers | None
     reference: Answers | None
-    reference_model: Endpoint | None
+    endpoints: dict[str, Endpoint]
+    others: OtherFiles
     identity: dict[str, Any]
 
     @property
     def alone(self) -> bool:
         """Whether answers are scored without any to compare them with."""
-        return self.reference is None and self.reference_model is None
+        return self.reference is None and "reference" not in self.endpoints
 
     @property
-    def endpoints(self) -> list[Endpoint]:
-        """Every chat model that will be asked."""
-        config = self.config
-        own = [config.of_model] if self.outputs is None else []
-        reference = [self.reference_model] if self.reference_model is not None else []
-        reward = [config.reward[1]] if config.best_of > 1 and config.reward[1] is not None else []
-        return [*own, *reference, *reward, config.of_judge]
+    def left_out(self) -> int:
+        """Questions that a file has no answer to (--allow-missing)."""
+        files = [answers for answers in (self.outputs, self.reference) if answers is not None]
+        return sum(any(one.instruction not in answers for answers in files) for one in self.questions.questions)
 
     def pairs(self, outputs: Answers, reference: Answers) -> list[Pair]:
         """Both sides of every question that both have an answer to, in the set's order, under its categories."""
@@ -72,30 +80,29 @@ def prepare(config: EvalConfig, progress: Progress) -> Plan:
         config.preset or ("pairwise-score" if config.dataset == DEMO else suite.preset), config.prompt
     )
     file = _reference_file(config)
+    endpoints = _endpoints(config, file)
     dataset = config.dataset
     if dataset is None and file is not None and config.outputs is not None:
         dataset = str(file)  # both sides are here: what they answer is the set
     questions = load(suite, dataset, preset.name, progress)
     outputs = _answers(config.outputs, questions, config.allow_missing) if config.outputs is not None else None
-    reference, reference_model = None, None
+    reference = None
     if file is not None:
         reference = _answers(file, questions, config.allow_missing)
-    elif config.reference is not None:
-        reference_model = config.of_reference
-    elif questions.answers and preset.kind == "pairwise":
+    elif "reference" not in endpoints and questions.answers and preset.kind == "pairwise":
         reference = {answer.instruction: answer for answer in questions.answers}
-    if reference is None and reference_model is None and preset.kind == "pairwise":
+    if reference is None and "reference" not in endpoints and preset.kind == "pairwise":
         raise ConfigError(
             f"--reference: with whom is it compared? {questions.name} holds no answers",
             "name a file of answers or a model, or give each answer a score of its own: --preset single-score",
         )
     if config.length_controlled and (config.limit or preset.kind != "pairwise"):
         raise ConfigError("--length-controlled needs the whole set (no --limit) and a preset that compares two answers")
-    if config.length_controlled:  # a wrong file is found before anything is paid
-        length_controlled.read_gamed(config.gamed_file or length_controlled.gamed_from_hub())
-    if config.best_of > 1 and config.reward[1] is None:
-        scorers.reward_spec(config.reward[0])
-    plan = Plan(config, preset, questions.limited(config.limit), outputs, reference, reference_model, {})
+    others = other_files(config, progress)  # a wrong file is found before anything is paid
+    asked = {question.instruction for question in questions.questions}
+    if others.verdicts is not None and not any(one.instruction in asked for one in others.verdicts):
+        raise ConfigError(f"--agreement: {config.agreement}: has no verdict on any question of {questions.name}")
+    plan = Plan(config, preset, questions.limited(config.limit), outputs, reference, endpoints, others, {})
     return replace(plan, identity=_identity(plan, file))
 
 
@@ -108,18 +115,59 @@ def _reference_file(config: EvalConfig) -> Path | None:
     return None
 
 
+def _endpoints(config: EvalConfig, file: Path | None) -> dict[str, Endpoint]:
+    found = {"model": config.of_model} if config.model is not None else {}
+    if config.reference is not None and file is None:
+        found["reference"] = config.of_reference
+    if config.best_of > 1:
+        name, endpoint = config.reward
+        if endpoint is not None:
+            found["reward"] = endpoint
+        else:
+            scorers.reward_spec(name)
+    found["judge"] = config.of_judge
+    for role, endpoint in found.items():
+        with flags_of(role):
+            resolve(endpoint.model, base_url=endpoint.base_url)
+    return found
+
+
+@contextmanager
+def flags_of(role: str) -> Iterator[None]:
+    """Advice in errors names the flags of this role: --judge-base-url where a backend says --base-url."""
+    try:
+        yield
+    except UltraError as error:
+        if role != "model":
+            hint = re.sub("--(?=base-url|api-key-env)", f"--{role}-", error.hint)
+            error.hint = re.sub(r"--model\b", ROLES[role], hint)
+        raise
+
+
 def _answers(path: Path, questions: QuestionSet, allow_missing: bool) -> Answers:
     """The file's answers, of several to one question the first. `ConfigError` lists what does not match the set."""
     found: Answers = {}
     for output in read_outputs(path):
         found.setdefault(output.instruction, output if output.generator else replace(output, generator=_name(path)))
-    asked = [Output(question.instruction, "") for question in questions.questions]
-    try:
-        merge(list(found.values()), asked, allow_missing)
-    except ConfigError as error:
-        says = f"{path} does not fit the questions of {questions.name}: {error.faults[0]}"
-        raise ConfigError([says, *error.faults[1:]], error.hint) from None
+    asked = dict.fromkeys(question.instruction for question in questions.questions)
+    alone, left = [text for text in asked if text not in found], [text for text in found if text not in asked]
+    common = len(asked) - len(alone)
+    if (alone or left) and not (allow_missing and common):
+        says = (
+            f"{path} does not fit the questions of {questions.name}: {common:,} of {len(asked):,} have an answer in it"
+        )
+        faults = [*_listed("questions have none", alone), *_listed("answers are to none of the questions", left)]
+        hint = "instructions must agree to the character" + (": --allow-missing leaves these out" if common else "")
+        raise ConfigError([says, *faults], hint)
     return found
+
+
+def _listed(what: str, instructions: Sequence[str]) -> list[str]:
+    if not instructions:
+        return []
+    shown = [text[:_SHOWN] + ("..." if len(text) > _SHOWN else "") for text in instructions[:_LISTED]]
+    more = [f"  and {len(instructions) - _LISTED:,} more"] if len(instructions) > _LISTED else []
+    return [f"{len(instructions):,} {what}:", *(f"  {orjson.dumps(text).decode()}" for text in shown), *more]
 
 
 def _name(path: Path) -> str:
@@ -147,8 +195,8 @@ def _identity(plan: Plan, file: Path | None) -> dict[str, Any]:
     if config.best_of > 1:
         name, endpoint = config.reward
         found |= {"best_of": config.best_of, "reward_model": told(endpoint) if endpoint else name}
-    if plan.reference_model is not None:
-        found["reference"] = told(plan.reference_model)
+    if "reference" in plan.endpoints:
+        found["reference"] = told(plan.endpoints["reference"])
     elif file is not None:
         found["reference"] = sha256(file)
     return found

@@ -13,14 +13,33 @@ from ultrachat_cli.evaluate import length_controlled, metrics, orders, page, sco
 from ultrachat_cli.evaluate.agreement import Agreement, agreement
 from ultrachat_cli.evaluate.annotations import Annotation, read_annotations
 from ultrachat_cli.evaluate.judge import UNREADABLE
-from ultrachat_cli.evaluate.length_controlled import LengthControlled
+from ultrachat_cli.evaluate.length_controlled import Gamed, LengthControlled
 from ultrachat_cli.evaluate.metrics import Metrics
 from ultrachat_cli.evaluate.orders import Consistency
 from ultrachat_cli.evaluate.scores import Scores
 from ultrachat_cli.evaluate.settings import EvalConfig
+from ultrachat_cli.evaluate.suites.questions import obtain
 from ultrachat_cli.evaluate.tables import number
+from ultrachat_cli.progress import Progress
 
 _MANY = 40  # categories shown to people
+
+
+@dataclass(frozen=True)
+class OtherFiles:
+    """What some figures need besides the verdicts. `gamed`: for length control; `verdicts`: of another judge."""
+
+    gamed: Gamed | None = None
+    verdicts: Sequence[Annotation] | None = None
+
+
+def other_files(config: EvalConfig, progress: Progress) -> OtherFiles:
+    """Those that `config` asks for. Raises `DataError`, and `UltraError` for what cannot be fetched."""
+    gamed = None
+    if config.length_controlled:
+        path = config.gamed_file or obtain(length_controlled.GAMED, progress, "--gamed-file")
+        gamed = length_controlled.read_gamed(path)
+    return OtherFiles(gamed, read_annotations(config.agreement) if config.agreement is not None else None)
 
 
 @dataclass
@@ -37,10 +56,16 @@ class Report:
     questions: int = 0
     facts: dict[str, str] = field(default_factory=dict)
     """How it was made."""
+    verdicts: int = 0
+    """Verdicts that were asked for, in this session or before."""
     failed: Counter[str] = field(default_factory=Counter)
-    """Comparisons without a verdict, by reason."""
+    """Those that could not be had, by reason."""
     unanswered: Counter[str] = field(default_factory=Counter)
     """Questions without an answer, by reason."""
+    left_out: int = 0
+    """Questions that a file has no answer to."""
+    stored: bool = False
+    """Whether the verdicts are from a file, so that nothing can be asked again."""
     identical: int = 0
     shortened: int = 0
     requests: int = 0
@@ -53,32 +78,33 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
-    def compute(self, annotations: Sequence[Annotation], config: EvalConfig) -> None:
-        """All figures, from the verdicts. Raises what reading the files named in `config` does."""
+    def compute(self, annotations: Sequence[Annotation], others: OtherFiles) -> None:
+        """All figures, from the verdicts. `UltraError` where they do not fit `others`."""
         self.annotations = annotations
         compared = any(one.preference is not None or one.generator_1 for one in annotations)
         self.metrics = metrics.summary(annotations) if compared else None
         self.scores = scores.scores(annotations)
         self.consistency = orders.consistency(annotations)
-        if config.length_controlled:
-            path = config.gamed_file or length_controlled.gamed_from_hub()
-            self.controlled = length_controlled.length_controlled(annotations, length_controlled.read_gamed(path))
-        if config.agreement is not None:
-            self.agreed = agreement(annotations, read_annotations(config.agreement))
+        if others.gamed is not None:
+            self.controlled = length_controlled.length_controlled(annotations, others.gamed)
+        if others.verdicts is not None:
+            self.agreed = agreement(annotations, others.verdicts)
+        if (bias := orders.bias(annotations)) and bias not in self.warnings:
+            self.warnings.append(bias)
 
     @property
     def complete(self) -> bool:
-        """Whether every question was answered and judged."""
-        return not self.failed and not self.unanswered
+        """Whether nothing is left that the same command would ask for again."""
+        return self.stored or not (self.failed or self.unanswered)
 
     def check(self, most: float) -> None:
         """`UltraError` when more than this share of the verdicts could not be read: figures of the rest would lie."""
-        share = self.failed[UNREADABLE] / max(1, len(self.annotations))
+        share = self.failed[UNREADABLE] / max(1, self.verdicts)
         if share > most:
             raise UltraError(
                 f"{share:.1%} of the verdicts could not be read (at most {most:.0%} may be)",
-                "raw_completion in annotations.json shows what the judge said: use another judge or preset, or run the "
-                "same command again, which asks for them anew",
+                "raw_completion in annotations.json shows what the judge said: use another judge or preset"
+                + ("" if self.stored else ", or run the same command again, which asks for them anew"),
             )
 
     def record(self) -> dict[str, Any]:
@@ -120,12 +146,14 @@ class Report:
             yield from self.agreed.rows()
         if self.identical:
             yield "identical", f"{self.identical:,} pairs of the same answers count as draws, unasked"
+        if self.left_out:
+            yield "left out", f"{self.left_out:,} questions that a file has no answer to"
         if self.shortened:
             yield "shortened", f"{self.shortened:,} verdicts on answers cut in the middle to fit the judge's context"
         for name, counts in (("unanswered", self.unanswered), ("no verdict", self.failed)):
             if counts:
                 reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common(4))
-                yield name, f"{counts.total():,} ({reasons}); the same command asks again"
+                yield name, f"{counts.total():,} ({reasons})" + ("" if self.stored else "; the same command asks again")
         if self.requests or self.repeated:
             yield "requests", f"{self.requests:,}, {self.repeated:,} answers from the journal, {self.seconds:.1f} s"
             unknown = f"unknown price: {', '.join(self.unpriced)}"

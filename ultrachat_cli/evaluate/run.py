@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ import orjson
 
 from ultrachat_cli import __version__
 from ultrachat_cli.backends import chat_model, scorers
-from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
+from ultrachat_cli.backends.chat_model import ChatModel, ChatModels
 from ultrachat_cli.evaluate import annotations as kept
 from ultrachat_cli.evaluate import page
 from ultrachat_cli.evaluate.annotations import Annotation, Pair
 from ultrachat_cli.evaluate.answers import Answerer, gathered
 from ultrachat_cli.evaluate.folder import ANNOTATIONS, METRICS, OUTPUTS, REFERENCES, REPORT, EvalFolder
-from ultrachat_cli.evaluate.judge import ORDER_RULE, Judge, with_logprobs
-from ultrachat_cli.evaluate.plan import Answers, Plan, prepare, told
-from ultrachat_cli.evaluate.report import Report
+from ultrachat_cli.evaluate.judge import ORDER_RULE, UNREADABLE, Judge, with_logprobs
+from ultrachat_cli.evaluate.plan import Answers, Plan, flags_of, prepare, told
+from ultrachat_cli.evaluate.report import Report, other_files
 from ultrachat_cli.evaluate.settings import EvalConfig
 from ultrachat_cli.models.specs import resolve
 from ultrachat_cli.progress import Progress, Silent
@@ -38,9 +39,9 @@ async def run(config: EvalConfig, environ: Mapping[str, str], progress: Progress
     progress = progress or Silent()
     config.check_given()
     if config.annotations is not None:
-        return recomputed(config)
+        return recomputed(config, progress)
     plan = prepare(config, progress)
-    report = Report(config.suite, questions=len(plan.questions.questions))
+    report = Report(config.suite, questions=len(plan.questions.questions), left_out=plan.left_out)
     started, date = time.monotonic(), time.strftime("%Y-%m-%d %H:%M:%S%z")
     folder = EvalFolder(config.folder, plan.identity)
     try:
@@ -49,7 +50,9 @@ async def run(config: EvalConfig, environ: Mapping[str, str], progress: Progress
             embedded_context=config.embedded_context, local=config.local, say=progress.say,
         )  # fmt: skip
         try:
-            found, judge = await _judged(plan, models, folder, report, progress)
+            sides = await _answers(plan, models, folder, report, progress)
+            with flags_of("judge"):
+                found, judge = await _verdicts(plan, sides, models, report, progress)
         finally:
             models.halt()
             await folder.journal.flush()
@@ -57,10 +60,11 @@ async def run(config: EvalConfig, environ: Mapping[str, str], progress: Progress
             usage = models.usage
             report.requests, report.repeated, report.cost = usage.requests, folder.journal.repeated, usage.cost
             report.tokens = usage.prompt_tokens + usage.completion_tokens
-        if config.length_controlled and len({one.instruction for one in found}) < plan.questions.total:
+        others = plan.others
+        if others.gamed is not None and len({one.instruction for one in found}) < plan.questions.total:
             report.warnings.append("no length-controlled win rate: it takes answers to the whole set")
-            config = config.model_copy(update={"length_controlled": False})
-        report.compute(found, config)
+            others = replace(others, gamed=None)
+        report.compute(found, others)
         report.seconds = time.monotonic() - started
         _write(plan, folder, judge, report, date)
     finally:
@@ -68,23 +72,53 @@ async def run(config: EvalConfig, environ: Mapping[str, str], progress: Progress
     return report
 
 
-async def _judged(
+async def _answers(
     plan: Plan, models: ChatModels, folder: EvalFolder, report: Report, progress: Progress
-) -> tuple[list[Annotation], Judge]:
+) -> tuple[Answers, Answers]:
+    """(the model's, the reference's): from files, from the folder, or asked for."""
     served: list[ChatModel] = []
-    for endpoint in plan.endpoints:  # a wrong key or name is found before anything is paid; memory is taken in turn
-        if endpoint.base_url is not None or resolve(endpoint.model).scheme == "openai":
-            served.append(await models.open(endpoint))
+    for role, endpoint in plan.endpoints.items():  # a wrong key or name is found before anything is paid;
+        if endpoint.base_url is not None or resolve(endpoint.model).scheme == "openai":  # memory is taken in turn
+            with flags_of(role):
+                served.append(await models.open(endpoint))
     report.unpriced = chat_model.unpriced(served)
-    outputs = plan.outputs
-    if outputs is None:
-        ask = partial(_answered, plan, plan.config.of_model, models, report, progress, plan.config.best_of)
-        outputs = await _once(plan, folder, OUTPUTS, ask)
-    reference = plan.reference
-    if plan.reference_model is not None:
-        ask = partial(_answered, plan, plan.reference_model, models, report, progress, 1)
-        reference = await _once(plan, folder, REFERENCES, ask)
-    model = await models.open(plan.config.of_judge)
+    sides = {"model": plan.outputs or {}, "reference": plan.reference or {}}
+    for role, name in (("model", OUTPUTS), ("reference", REFERENCES)):
+        if role in plan.endpoints:
+            sides[role] = folder.kept(name)
+            if not all(question.instruction in sides[role] for question in plan.questions.questions):
+                with flags_of(role):
+                    sides[role] = await _asked(plan, role, models, report, progress)
+                folder.keep(name, sides[role].values())
+    return sides["model"], sides["reference"]
+
+
+async def _asked(plan: Plan, role: str, models: ChatModels, report: Report, progress: Progress) -> Answers:
+    """The answers of a model; it is let go of afterwards, so that the next one has the memory."""
+    config = plan.config
+    model = await models.open(plan.endpoints[role])
+    best_of = config.best_of if role == "model" else 1
+    scorer = None
+    if best_of > 1:
+        name, where = config.reward
+        url, variable = (where.base_url, where.api_key_env) if where else (None, None)
+        with flags_of("reward"):
+            scorer = await scorers.open_scorer(name, models, base_url=url, api_key_env=variable, say=progress.say)
+    try:
+        answerer = Answerer(model, config.answers, best_of, scorer)
+        found = await answerer.every(plan.questions.questions, progress)
+    finally:
+        if scorer is not None:
+            await scorer.close()
+    await models.release(model)
+    report.unanswered += Counter(answerer.failed)
+    return {output.instruction: output for output in found}
+
+
+async def _verdicts(
+    plan: Plan, sides: tuple[Answers, Answers], models: ChatModels, report: Report, progress: Progress
+) -> tuple[list[Annotation], Judge]:
+    model = await models.open(plan.endpoints["judge"])
     preset = await with_logprobs(model, plan.preset)
     if preset.verdicts_only:
         report.warnings.append(
@@ -95,7 +129,7 @@ async def _judged(
         preset = preset.without_reasons()
         report.warnings.append(f"{model.spec.name} is far too small a model to judge: its verdicts mean nothing")
     judge = Judge(model, preset, both_orders=plan.config.both_orders)
-    pairs = plan.pairs(outputs, reference or {})
+    pairs = plan.pairs(*sides)
     progress.stage("judge", len(pairs), "questions")
 
     async def one(pair: Pair) -> list[Annotation]:
@@ -106,39 +140,9 @@ async def _judged(
         return found
 
     several = await gathered((partial(one, pair) for pair in pairs), 2 * model.limiter.slots.count)
-    report.failed, report.identical, report.shortened = judge.failed, judge.identical, judge.shortened
+    report.verdicts, report.failed = judge.asked, judge.failed
+    report.identical, report.shortened = judge.identical, judge.shortened
     return [annotation for found in several for annotation in found], judge
-
-
-async def _once(plan: Plan, folder: EvalFolder, name: str, ask: Callable[[], Awaitable[Answers]]) -> Answers:
-    """The answers in the folder where they are all there, else those of `ask`, written there."""
-    found = folder.kept(name)
-    if not all(question.instruction in found for question in plan.questions.questions):
-        found = await ask()
-        folder.keep(name, found.values())
-    return found
-
-
-async def _answered(
-    plan: Plan, endpoint: Endpoint, models: ChatModels, report: Report, progress: Progress, best_of: int
-) -> Answers:
-    """The answers of a model; it is let go of afterwards, so that the next one has the memory."""
-    config = plan.config
-    model = await models.open(endpoint)
-    scorer = None
-    if best_of > 1:
-        name, where = config.reward
-        url, variable = (where.base_url, where.api_key_env) if where else (None, None)
-        scorer = await scorers.open_scorer(name, models, base_url=url, api_key_env=variable, say=progress.say)
-    try:
-        answerer = Answerer(model, config.answers, best_of, scorer)
-        found = await answerer.every(plan.questions.questions, progress)
-    finally:
-        if scorer is not None:
-            await scorer.close()
-    await models.release(model)
-    report.unanswered += Counter(answerer.failed)
-    return {output.instruction: output for output in found}
 
 
 def _write(plan: Plan, folder: EvalFolder, judge: Judge, report: Report, date: str) -> None:
@@ -185,18 +189,24 @@ def _write_report(folder: Path, report: Report) -> None:
 
 
 def _incomplete(report: Report) -> Sequence[str]:
-    missing = [(report.unanswered, "questions have no answer"), (report.failed, "comparisons have no verdict")]
-    return [f"{counts.total():,} {what} and are in no figure" for counts, what in missing if counts]
+    missing = [
+        (report.left_out, "questions have no answer in a file"),
+        (report.unanswered.total(), "questions have no answer"),
+        (report.failed.total(), "verdicts could not be had"),
+    ]
+    return [f"{count:,} {what} and are in no figure" for count, what in missing if count]
 
 
-def recomputed(config: EvalConfig) -> Report:
+def recomputed(config: EvalConfig, progress: Progress) -> Report:
     """All figures again from stored verdicts, and the page; nobody is asked. Written beside them, or to `output`."""
     assert config.annotations is not None
     found = kept.read_annotations(config.annotations)
-    report = Report(config.suite, questions=len({one.instruction for one in found}))
-    report.compute(found, config)
-    folder = config.output or config.annotations.parent
+    report = Report(config.suite, questions=len({one.instruction for one in found}), verdicts=len(found), stored=True)
+    missing = sum(one.win is None and (one.scores is None or bool(one.generator_1)) for one in found)
+    report.failed = Counter({UNREADABLE: missing} if missing else {})
     report.facts, report.warnings = _told_before(config.annotations.parent)
+    report.compute(found, other_files(config, progress))
+    folder = config.output or config.annotations.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

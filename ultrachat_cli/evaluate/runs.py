@@ -17,6 +17,7 @@ from ultrachat_cli.evaluate.folder import ANNOTATIONS, METRICS
 from ultrachat_cli.evaluate.leaderboard import Entry
 from ultrachat_cli.evaluate.length_controlled import LengthControlled
 from ultrachat_cli.evaluate.metrics import summary
+from ultrachat_cli.evaluate.scores import scores
 from ultrachat_cli.records import jsonl
 
 
@@ -79,7 +80,9 @@ def _entries(run: Path) -> Iterator[Entry]:
         return
     found = annotations_of(run)
     model, _, judge = page.names(found)
-    yield leaderboard.entry(model, summary(found), _controlled(run), judge)
+    scored = scores(found)
+    score = None if scored is None else scored.overall.mean
+    yield leaderboard.entry(model, summary(found), _controlled(run), judge, score)
 
 
 def _controlled(run: Path) -> LengthControlled | None:
@@ -91,4 +94,5 @@ def _controlled(run: Path) -> LengthControlled | None:
     except FileNotFoundError:
         return None
     except (OSError, orjson.JSONDecodeError, TypeError, AttributeError) as error:
-        raise DataError(path, 0, f"not the figures of a run: {error}") from error
+        hint = f"write it again: ultrachat eval SUITE --annotations {path.with_name(ANNOTATIONS)}"
+        raise DataError(path, 0, f"not the figures of a run: {error}", hint) from error

@@ -119,9 +119,15 @@ class EvalConfig(Frozen):
                 faults.append("--judge: who judges? any chat model, such as openai:gpt-4.1-mini")
         for flag, path in (("outputs", self.outputs), ("annotations", self.annotations), ("agreement", self.agreement)):
             if path is not None and not path.is_file():
-                faults.append(f"--{flag}: {path}: no such file")
+                faults.append(
+                    f"--{flag}: {path}: " + ("a folder; name a file in it" if path.is_dir() else "no such file")
+                )
         if self.best_of > 1 and self.reward_model is None:
             faults.append("--best-of needs --reward-model: something must tell the best answer")
+        if self.best_of == 1 and self.reward_model is not None:
+            faults.append("--reward-model goes with --best-of: of how many answers does it tell the best?")
+        if self.gamed_file is not None and not self.length_controlled:
+            faults.append("--gamed-file goes with --length-controlled")
         if self.best_of > 1 and self.outputs is not None:
             faults.append("--best-of goes with --model: the answers of --outputs are made already")
         if faults:

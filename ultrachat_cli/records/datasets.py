@@ -43,8 +43,9 @@ class DatasetSpec(Frozen):
     """Licence as its card states it."""
     rows: int | None = None
     """Records of all files together."""
-    shape: Literal["ultrachat", "messages", "sharegpt", "ultrafeedback", "benchmark"]
-    """The three dialogue shapes; ultrafeedback: rated answers; benchmark: questions, for `eval`, `dedupe`."""
+    shape: Literal["ultrachat", "messages", "sharegpt", "ultrafeedback", "benchmark", "verdicts"]
+    """The three dialogue shapes; ultrafeedback: rated answers; benchmark: questions, for `eval`, `dedupe`;
+    verdicts: of judges, for `eval`."""
     files: list[DatasetFile] = Field(min_length=1)
     """What belongs to it."""
     about: str = ""

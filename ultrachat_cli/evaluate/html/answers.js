@@ -29,6 +29,7 @@ function verdict(one) {
     const [reference, model] = one.scores.map((score) => (score === null ? "-" : score));
     words.push(`scores: model ${model}, reference ${reference}`);
   }
+  if (one.note) words.push(one.note);
   if (one.switched !== null) words.push(one.switched ? "model shown first" : "reference shown first");
   const box = element("section", undefined, "verdict");
   box.append(element("p", words.join("; ")));

@@ -102,8 +102,8 @@ def load(suite: Suite, dataset: str | None, preset: str, progress: Progress) -> 
     return _read(suite, name, obtain(name, progress), datasets.resolve(name).licence)
 
 
-def obtain(name: str, progress: Progress) -> Path:
-    """The only file of a published set, fetched into the cache once. `UltraError` tells how else to get it."""
+def obtain(name: str, progress: Progress, flag: str = "--dataset") -> Path:
+    """The only file of a published set, fetched into the cache once. `UltraError` tells how else `flag` can be met."""
     spec = datasets.resolve(name)
     (file,) = spec.part()
     folder = weights.cache() / "datasets" / name
@@ -114,8 +114,10 @@ def obtain(name: str, progress: Progress) -> Path:
     except UltraError as error:
         raise UltraError(
             f"{name} is not here and could not be fetched: {error.message}",
-            f"get it where there is a network (ultrachat data pull {name}; licence: {spec.licence}) and give its path; "
-            f"or try --dataset {DEMO}" + (f"; {error.hint}" if error.hint.startswith("pip") else ""),
+            f"get it where there is a network (ultrachat data pull {name}; licence: {spec.licence}) "
+            f"and give it with {flag}"
+            + (f"; or try --dataset {DEMO}" if flag == "--dataset" else "")
+            + (f"; {error.hint}" if error.hint.startswith("pip") else ""),
         ) from error
 
 
