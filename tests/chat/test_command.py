@@ -203,6 +203,7 @@ def test_a_server_that_dies_midway_leaves_what_came(ultrachat: Ultrachat) -> Non
         result = ultrachat("chat", "-m", "x", "--base-url", server.url, "--message", "hi", "--save", "t.jsonl", *FAST)
         assert (result.code, result.stdout) == (1, "as far as here\n")
         assert result.stderr.count("error:") == 1
+        assert "broke off" in result.stderr
         assert len(server.asked) == 1, "an answer that was begun is not asked for twice"
     record = orjson.loads((ultrachat.folder / "t.jsonl").read_bytes())
     assert record["data"] == ["hi", "as far as here"]

@@ -63,7 +63,7 @@ def test_settings(ultrachat: Ultrachat, steady: Running) -> None:
 MODELS = {
     "smollm2-135": (2, ["unknown model 'smollm2-135' (did you mean 'smollm2-135m'?)", "models ls", "--base-url"]),
     "none.gguf": (2, ["none.gguf", "no such file"]),
-    ".": (2, ["exactly one .gguf file is expected in the folder (found: none)"]),
+    ".": (2, ["no model in this folder: neither config.json nor a .gguf file"]),
     "qwen3-8b": (1, ["qwen3-8b: Qwen/Qwen3-8B could not be fetched from the hub", "a local folder always works"]),
     "gpt-4o-mini": (2, ["OPENAI_API_KEY is not set", "--api-key-env"]),
     "openai:gpt-4o-mini": (2, ["OPENAI_API_KEY is not set", "--api-key-env"]),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from pydantic import ValidationError
 from transformers import LlamaConfig
 
 from tests.train import tiny
-from ultrachat_cli.errors import MissingExtra, UltraError
-from ultrachat_cli.models import placement
+from ultrachat_cli.errors import DataError, MissingExtra, UltraError
+from ultrachat_cli.models import placement, text_tokens
 from ultrachat_cli.models.causal_lm import load
 from ultrachat_cli.models.placement import LocalSettings, Need
 
@@ -99,9 +101,33 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_weights_that_are_torn(copied: Path) -> None:
     path = copied / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UltraError, match="cannot be loaded"):
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="cut short") as caught:
         load(copied, CPU)
+    assert caught.value.hint == "fetch the file again"
+
+
+def test_weights_that_would_run_a_program(copied: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    (copied / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Payload()}, copied / "pytorch_model.bin")
+    with pytest.raises(DataError, match="could run a program: refused"):
+        load(copied, CPU)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_without_a_tokenizer(copied: Path) -> None:
+    (copied / "tokenizer.json").unlink()
+    with pytest.raises(UltraError) as caught:
+        text_tokens.load(copied)
+    assert caught.value.message == f"{copied}: no tokenizer"
+    (copied / "tokenizer.model").write_bytes(b"no such thing")
+    with pytest.raises(UltraError, match=r"tokenizer\.model cannot be read: .*") as caught:
+        text_tokens.load(copied)
+    assert "\n" not in caught.value.message
 
 
 def test_weights_that_are_missing(copied: Path) -> None:

@@ -132,7 +132,9 @@ def test_another_type_than_the_tuned_one_is_not_compared(tmp_path: Path) -> None
     folder(tmp_path / "tuned", moved(state(), dtype=torch.bfloat16))
     make_delta(tmp_path)
     assert recover(tmp_path).verified == 6, "in the tuned one by default"
-    assert recover(tmp_path, dtype="fp16", output=tmp_path / "again").verified == 0
+    other = recover(tmp_path, dtype="fp16", output=tmp_path / "again")
+    assert other.verified == 0
+    assert dict(other.rows())["verified"] == "0 of 6 tensors by SHA-256, the others are written in another type"
 
 
 def test_mixed_types_and_integers_come_back(tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
         Critic(resolve("openai:x"), tmp_path / "none.md")
 
 
+@pytest.mark.parametrize(("name", "hint"), [("ultrarm-13b", "score --model ultrarm-13b"), ("minilm", "ultracm-13b")])
+def test_a_model_that_does_not_write_is_refused(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="writes no critiques") as caught:
+        Critic(resolve(name))
+    assert hint in caught.value.hint
+
+
 def write(path: Path, count: int, rounds: int = 1) -> Path:
     records = [
         {"id": str(n), "data": [text for k in range(rounds) for text in (f"Question {n} {k}?", f"Answer {n} {k}.")]}

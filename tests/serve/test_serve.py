@@ -92,8 +92,8 @@ def scripted() -> Iterator[Site]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A tiny model of random weights."""
     folder = tiny.llama(tmp_path_factory.mktemp("llama") / "tiny")
-    (folder / "ultrachat.json").write_bytes(orjson.dumps({"format": "chatml", "context": 400}))
-    with serving(model=str(folder), local={"device": "cpu", "dtype": "float32"}) as site:
+    (folder / "ultrachat.json").write_bytes(orjson.dumps({"context": 400}))
+    with serving(model=str(folder), format="chatml", local={"device": "cpu", "dtype": "float32"}) as site:
         yield site
 
 

@@ -87,14 +87,35 @@ def test_a_missing_gguf_file_is_named(tmp_path: Path) -> None:
         resolve(str(tmp_path / "none.gguf"))
 
 
-@pytest.mark.parametrize(
-    ("names", "found"), [([], "none"), (["readme.txt"], "none"), (["a.gguf", "b.gguf"], "a.gguf, b.gguf")]
-)
-def test_a_folder_must_hold_one_gguf_file(tmp_path: Path, names: list[str], found: str) -> None:
-    for name in names:
-        (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match=rf"exactly one .gguf file.*found: {found}\)"):
+def test_a_folder_must_hold_a_model(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(ConfigError, match=r"no model in this folder: neither config\.json nor a \.gguf file"):
         resolve(str(tmp_path))
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"exactly one \.gguf file.*found: a\.gguf, b\.gguf\)"):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("./nowhere", "is the path right?"),
+        ("out/of/sight", "is the path right?"),
+        ("org/name", "of the hub: hf:org/name"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_called_one(typed: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"model {typed}: no such folder or file") as caught:
+        resolve(typed)
+    assert hint in caught.value.hint
+
+
+def test_an_unknown_chat_format_is_told_the_known_ones() -> None:
+    with pytest.raises(ValidationError, match=r"unknown chat format 'chatmll' \(did you mean 'chatml'\?\)"):
+        ModelSpec(source="hf:a/b", format="chatmll")
+    with pytest.raises(ValidationError, match=r"unknown chat format 'zzz' \(known: chatml, "):
+        ModelSpec(source="hf:a/b", format="zzz")
 
 
 def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:

@@ -165,6 +165,9 @@ class OpenAIBackend:
         if isinstance(error, TimeoutError):
             message = f"{self.shown_url}: no answer within {self._timeout.total:g} s"
             return BackendError(message, "raise limits.timeout or lower --concurrency", retryable=True)
+        if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+            message = f"{self.shown_url}: the connection broke off before the answer was complete"
+            return BackendError(message, "is the server still running?", retryable=True)
         reason = self._without_key(str(error) or type(error).__name__)
         hint = "is the server running, and is --base-url right?"
         return BackendError(f"{self.shown_url}: cannot be reached: {reason}", hint, retryable=True)

@@ -13,9 +13,8 @@ from ultrachat_cli.backends.chat_model import Endpoint
 from ultrachat_cli.backends.limits import LimitSettings
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.errors import ConfigError, UltraError
-from ultrachat_cli.models import formats
 from ultrachat_cli.models.placement import LocalSettings
-from ultrachat_cli.models.specs import ModelSpec, Price, resolve
+from ultrachat_cli.models.specs import FormatName, ModelSpec, Price, resolve
 from ultrachat_cli.registry import did_you_mean
 
 LONGEST = 2000
@@ -81,7 +80,7 @@ class ChatConfig(Frozen):
     """Tokens of context; unset = what the model is known to hold (8,192 at most for one that runs here)."""
     engine: Literal["auto", "llamacpp", "transformers"] = "auto"
     """What runs local weights: auto = llama.cpp for .gguf files, transformers for the rest."""
-    format: str | None = None
+    format: FormatName | None = None
     """Chat format of a model that runs here (chatml, ultralm, ...); unset = the one its entry or its files name."""
     local: LocalSettings = LocalSettings()
     """How transformers loads weights."""
@@ -95,13 +94,6 @@ class ChatConfig(Frozen):
     """Rates, retries, budget of an endpoint."""
     prices: dict[str, Price] = {}
     """US dollars for a million tokens by model name: {input: , output: }."""
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, name: str | None) -> str | None:
-        if name not in (None, formats.TOKENIZER, *formats.FORMATS):
-            raise ValueError(f"unknown chat format '{name}'{did_you_mean(str(name), formats.FORMATS)}")
-        return name
 
     @property
     def endpoint(self) -> Endpoint:

@@ -29,6 +29,7 @@ def chat(
     dtype: Annotated[
         str | None, O(help="For transformers: auto, float32, bfloat16, float16.", rich_help_panel=WHO)
     ] = None,
+    quantize: Annotated[str | None, O(help="For transformers: 8bit or 4bit, on a GPU.", rich_help_panel=WHO)] = None,
     format: Annotated[
         str | None, O("--format", help="Chat format of a model that names none.", rich_help_panel=WHO)
     ] = None,
@@ -83,6 +84,7 @@ def chat(
         "engine": ("--engine", engine),
         "local.device": ("--device", device),
         "local.dtype": ("--dtype", dtype),
+        "local.quantize": ("--quantize", quantize),
         "format": ("--format", format),
         "context": ("--context", context),
         "system": ("--system", system),

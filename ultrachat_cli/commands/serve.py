@@ -30,6 +30,7 @@ def serve(
     engine: Annotated[str | None, O(help="auto, llamacpp or transformers.", rich_help_panel=LOCAL)] = None,
     device: Annotated[str | None, O(help="auto, cpu, cuda, cuda:1, mps, balanced.", rich_help_panel=LOCAL)] = None,
     dtype: Annotated[str | None, O(help="auto, float32, bfloat16, float16.", rich_help_panel=LOCAL)] = None,
+    format: Annotated[str | None, O(help="Chat format of a model that names none.", rich_help_panel=LOCAL)] = None,
     quantize: Annotated[str | None, O(help="8bit or 4bit, on a GPU.", rich_help_panel=LOCAL)] = None,
     concurrency: Annotated[int | None, O("--concurrency", "-j", help="Answers at once.", rich_help_panel=RUN)] = None,
     config: Annotated[str | None, O("--config", "-c", help="A YAML file.", rich_help_panel=RUN)] = None,
@@ -49,7 +50,8 @@ def serve(
         "api_key_env": ("--api-key-env", api_key_env), "host": ("--host", host), "port": ("--port", port),
         "client_key_env": ("--client-key-env", client_key_env), "engine": ("--engine", engine),
         "local.device": ("--device", device), "local.dtype": ("--dtype", dtype),
-        "local.quantize": ("--quantize", quantize), "limits.concurrency": ("--concurrency", concurrency),
+        "local.quantize": ("--quantize", quantize), "format": ("--format", format),
+        "limits.concurrency": ("--concurrency", concurrency),
     }  # fmt: skip
     loaded = loader.load(ServeConfig, "serve", file=config, environ=os.environ, sets=set_ or [], flags=flags)
 

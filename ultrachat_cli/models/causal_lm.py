@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ultrachat_cli.errors import MissingExtra, UltraError
 from ultrachat_cli.machine import available_memory, cores
-from ultrachat_cli.models import placement
+from ultrachat_cli.models import placement, tensor_files
 from ultrachat_cli.models.folders import hushed
 from ultrachat_cli.models.kv_cache import Rows
 from ultrachat_cli.models.placement import LocalSettings, Need
@@ -208,6 +208,7 @@ def _check_quantized(device: str) -> None:
 
 def _loaded(folder: Path, settings: LocalSettings, dtype: str, device: str) -> Any:
     from safetensors import SafetensorError
+    from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
     from transformers import AutoModelForCausalLM
 
     given: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True, "output_loading_info": True}
@@ -228,7 +229,10 @@ def _loaded(folder: Path, settings: LocalSettings, dtype: str, device: str) -> A
             model, told = read(folder, **given)
     except torch.OutOfMemoryError as error:
         raise UltraError(f"{folder}: out of GPU memory while loading", "--quantize 4bit, or --device cpu") from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except (
+        OSError, EOFError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, UnpicklingError
+    ) as error:  # fmt: skip
+        tensor_files.read(folder)  # tells better what is wrong with a file
         raise UltraError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     if missing := sorted(told["missing_keys"]):
         raise UltraError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from ultrachat_cli import registry, yaml_lines
 from ultrachat_cli.config import Frozen
@@ -16,6 +16,17 @@ from ultrachat_cli.models import formats
 OPENAI = "https://api.openai.com/v1"
 FACTS = "ultrachat.json"
 """Beside weights that were trained here: their registry entry."""
+
+
+def _known_format(name: str) -> str:
+    if name != formats.TOKENIZER and name not in formats.FORMATS:
+        near = registry.did_you_mean(name, formats.FORMATS) or f" (known: {', '.join(formats.FORMATS)})"
+        raise ValueError(f"unknown chat format '{name}'{near}")
+    return name
+
+
+FormatName = Annotated[str, AfterValidator(_known_format)]
+"""The name of a chat format; `tokenizer` stands for the template that comes with the weights."""
 
 
 class Price(Frozen):
@@ -44,7 +55,7 @@ class ModelSpec(Frozen):
     """A delta is added to `base` by `recover`."""
     base: str = ""
     """Registry name of the base of a delta."""
-    format: str = formats.TOKENIZER
+    format: FormatName = formats.TOKENIZER
     """Chat format: a name in formats.py, or `tokenizer` for the template shipped with the weights."""
     context: int = Field(default=0, ge=0)
     """Tokens of context; 0 = unknown."""
@@ -70,13 +81,6 @@ class ModelSpec(Frozen):
     """US dollars for a million tokens, as published when the entry was written."""
     about: str = ""
     """One line."""
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, name: str) -> str:
-        if name != formats.TOKENIZER and name not in formats.FORMATS:
-            raise ValueError(f"unknown chat format '{name}'{registry.did_you_mean(name, formats.FORMATS)}")
-        return name
 
     @property
     def scheme(self) -> str:
@@ -132,6 +136,11 @@ def resolve(name: str, *, base_url: str | None = None) -> ModelSpec:
         return folders.of_folder(path)
     if path.suffix == ".gguf" or (name and path.is_dir()):
         return ModelSpec(name=path.stem, source=f"gguf:{_gguf(path)}")
+    if "/" in name:
+        hub = not name.startswith(("/", "./", "../", "~")) and name.count("/") == 1
+        raise ConfigError(
+            f"model {name}: no such folder or file", f"a model of the hub: hf:{name}" if hub else "is the path right?"
+        )
     near = registry.did_you_mean(name, known())
     raise ConfigError(
         f"unknown model '{name}'{near}",
@@ -147,6 +156,11 @@ def _gguf(path: Path) -> Path:
         raise ConfigError(f"model {path}: no such file")
     found = sorted(path.glob("*.gguf"))
     if len(found) != 1:
-        listed = ", ".join(f.name for f in found) or "none"
+        if not found:
+            raise ConfigError(
+                f"model {path}: no model in this folder: neither config.json nor a .gguf file",
+                "name the folder with the weights",
+            )
+        listed = ", ".join(f.name for f in found)
         raise ConfigError(f"model {path}: exactly one .gguf file is expected in the folder (found: {listed})")
     return found[0].resolve()

@@ -13,6 +13,7 @@ from ultrachat_cli.errors import MissingExtra, UltraError
 
 _SPACES = ("\u2581", "\u0120")
 """How a token begins that stands for a space: SentencePiece's, byte-level BPE's."""
+_OTHERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 _CACHE = 200_000
 """Words whose tokens the tokenizer keeps in mind."""
 
@@ -161,4 +162,6 @@ def _converted(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
-        raise UltraError(f"{folder}: no tokenizer: {error}", "tokenizer.json or tokenizer.model is expected") from error
+        there = [path.name for path in folder.glob("*") if path.name in _OTHERS]
+        reason = f"{there[0]} cannot be read: {str(error).strip().splitlines()[-1]}" if there else "no tokenizer"
+        raise UltraError(f"{folder}: {reason}", "tokenizer.json or tokenizer.model is expected") from error

@@ -46,7 +46,7 @@ class Report:
     def rows(self) -> Iterator[tuple[str, str]]:
         """For people."""
         files = f"{self.shards} file{'s' * (self.shards > 1)}"
-        size = f"{self.tensors:,} tensors, {self.bytes / 1e9:.2f} GB of {self.dtype}, {files}"
+        size = f"{self.tensors:,} tensors, {_size(self.bytes)} of {self.dtype}, {files}"
         if not self.written:
             yield "would write", f"{size}, to {self.folder}"
         else:
@@ -61,7 +61,8 @@ class Report:
             yield "sum", f"{self.sum:,.6g}"
             yield "not finite", f"{self.not_finite:,} numbers are NaN or infinite" if self.not_finite else ""
         if self.verified is not None:
-            yield "verified", f"{self.verified:,} of {self.tensors:,} tensors by SHA-256"
+            others = ", the others are written in another type" if self.verified < self.tensors else ""
+            yield "verified", f"{self.verified:,} of {self.tensors:,} tensors by SHA-256{others}"
         elif self.written and self.differing is None:
             yield "verified", "no: there are no checksums with the delta, or none were asked for"
         if self.differing is not None:
@@ -74,3 +75,7 @@ class Report:
             yield "answered", self.answer
         if self.written:
             yield "folder", str(self.folder)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

@@ -67,6 +67,9 @@ class Critic:
 
     def __init__(self, spec: ModelSpec, prompt: Path | None = None) -> None:
         """Raises `ConfigError` for a prompt without its slots, or a critique model whose chat format is not known."""
+        if spec.role in ("reward", "embedding"):
+            hint = f"score --model {spec.name}" if spec.role == "reward" else "name a chat model, or ultracm-13b"
+            raise ConfigError(f"model {spec.name} is a model for {spec.role}s: it writes no critiques", hint)
         self.spec, self.raw = spec, spec.role == "critique"
         if self.raw and spec.format == formats.TOKENIZER:
             raise ConfigError(f"model {spec.name}: a critique model needs its chat format in the registry entry")

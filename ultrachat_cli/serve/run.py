@@ -33,7 +33,7 @@ async def run(
     """
     key = _client_key(config, environ)
     with _listener(config) as listener:  # taken first: opening a model may take minutes
-        endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.engine)
+        endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.engine, config.format or "")
         models = ChatModels(
             config.limits, None, environ, prices=config.prices, embedded_context=config.context, local=config.local,
             say=say,

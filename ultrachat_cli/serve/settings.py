@@ -9,7 +9,7 @@ from pydantic import Field
 from ultrachat_cli.backends.limits import LimitSettings
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.models.placement import LocalSettings
-from ultrachat_cli.models.specs import Price
+from ultrachat_cli.models.specs import FormatName, Price
 
 
 class ServeLimits(LimitSettings):
@@ -26,7 +26,7 @@ class ServeLimits(LimitSettings):
 class ServeConfig(Frozen):
     """What is served, and where."""
 
-    model: str = Field(min_length=1)
+    model: str = Field(default="smollm2-135m", min_length=1)
     """Registry name, folder, .gguf file, hf:org/name, openai:NAME."""
     base_url: str | None = None
     """URL of an OpenAI-compatible server that has the model, up to and with /v1."""
@@ -40,6 +40,8 @@ class ServeConfig(Frozen):
     """Environment variable with the key that clients must send; none = anybody who reaches the port may ask."""
     engine: Literal["auto", "llamacpp", "transformers"] = "auto"
     """What runs local weights: auto = llama.cpp for .gguf files, transformers for the rest."""
+    format: FormatName | None = None
+    """Chat format of a model that runs here (chatml, ultralm, ...); unset = the one its entry or its files name."""
     local: LocalSettings = LocalSettings()
     """How transformers loads weights."""
     context: int = Field(default=4096, ge=64)
