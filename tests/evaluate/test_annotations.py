@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.evaluate import peer
@@ -126,3 +127,10 @@ def test_alpaca_eval_reads_what_is_written(tmp_path: Path) -> None:
     write_annotations(tmp_path / "annotations.json", [annotation(1, 1.25, switched=True, raw="m")])
     (verdict,) = peer.loaded(tmp_path / "annotations.json")
     assert (verdict["preference"], verdict["generator_2"], verdict["raw_completion"]) == (1.25, "ours", "m")
+
+
+def test_names_are_one_line_that_a_terminal_can_show(tmp_path: Path) -> None:
+    row = {"instruction": "q\x1b", "output": "a\n\x1b[31m", "generator": " our\x1b[31ms\n[b]two\u202e "}
+    (tmp_path / "outputs.json").write_bytes(orjson.dumps([row]))
+    (found,) = read_outputs(tmp_path / "outputs.json")
+    assert (found.instruction, found.output, found.generator) == ("q\x1b", "a\n\x1b[31m", "our [31ms [b]two")

@@ -33,7 +33,7 @@ class Fields:
         value = self._left.pop(key, None)
         if not isinstance(value, str | int | float | None):
             raise ValueError(f"'{key}' is not a text")
-        return "" if value is None else str(value)
+        return "" if value is None else label(value)
 
     def preference(self) -> float | None:
         """From 1 to 2; the 0 of old files is a draw; null: no verdict."""
@@ -70,6 +70,11 @@ class Fields:
     def rest(self) -> dict[str, Any]:
         """What has not been taken."""
         return self._left
+
+
+def label(value: object) -> str:
+    """A name as one line that a terminal can show: without line breaks and control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
 def _is_number(value: Any) -> bool:

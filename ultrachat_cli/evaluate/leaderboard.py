@@ -13,6 +13,7 @@ from typing import Any
 
 from ultrachat_cli.errors import DataError
 from ultrachat_cli.evaluate import csv_files, tables
+from ultrachat_cli.evaluate.fields import label
 from ultrachat_cli.evaluate.length_controlled import LengthControlled
 from ultrachat_cli.evaluate.metrics import Metrics
 from ultrachat_cli.records import jsonl
@@ -92,7 +93,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def _entry(path: Path, line: int, row: dict[str, str], first: str) -> Entry:
-    name = row.pop(first)
+    name = label(row.pop(first))
     texts = {column: row.pop(column, None) for column in (*COLUMNS, *OURS)}
     try:
         values = {column: _parsed(column, text) for column, text in texts.items() if text}

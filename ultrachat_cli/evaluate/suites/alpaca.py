@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ultrachat_cli.evaluate.fields import label
 from ultrachat_cli.evaluate.suites.questions import Question, Suite
 
 FIRST, SECOND = "alpaca_eval", "alpaca_eval_2"
@@ -20,7 +21,7 @@ def entry(preset: str) -> str:
 
 def question(row: Mapping[str, Any]) -> Question:
     """{dataset, instruction, output, generator}; what is told by category is the part it comes from."""
-    return Question(str(row["instruction"]), dataset=str(row["dataset"]))
+    return Question(str(row["instruction"]), dataset=label(row["dataset"]))
 
 
 SUITE = Suite("alpaca", "AlpacaEval 1 and 2", "weighted_alpaca_eval_gpt4_turbo", entry, question)

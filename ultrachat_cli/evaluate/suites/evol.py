@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ultrachat_cli.evaluate.fields import label
 from ultrachat_cli.evaluate.suites.questions import Question, Suite
 
 
 def question(row: Mapping[str, Any]) -> Question:
     """{idx, Skill, Difficulty, Instruction}; skills stay as the file spells them."""
-    return Question(str(row["Instruction"]), str(row["Skill"]).strip(), str(row["Difficulty"]).strip())
+    return Question(str(row["Instruction"]), label(row["Skill"]), label(row["Difficulty"]))
 
 
 SUITE = Suite(

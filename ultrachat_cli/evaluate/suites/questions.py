@@ -11,6 +11,7 @@ from typing import Any
 from ultrachat_cli import yaml_lines
 from ultrachat_cli.errors import ConfigError, DataError, UltraError
 from ultrachat_cli.evaluate.annotations import Output
+from ultrachat_cli.evaluate.fields import label
 from ultrachat_cli.models import weights
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records import datasets, fetch, files, jsonl
@@ -78,8 +79,8 @@ def simple(row: Mapping[str, Any]) -> Question:
     """A row of anyone's own set: an instruction (question, prompt, data, text), perhaps a category (skill, class)."""
     fields = {key.lower(): value for key, value in row.items()}
     instruction = next(fields[key] for key in _INSTRUCTION if isinstance(fields.get(key), str))
-    category = next((str(fields[key]).strip() for key in _CATEGORY if fields.get(key)), "")
-    difficulty, dataset = (str(fields.get(key) or "").strip() for key in ("difficulty", "dataset"))
+    category = next((label(fields[key]) for key in _CATEGORY if fields.get(key)), "")
+    difficulty, dataset = (label(fields.get(key) or "") for key in ("difficulty", "dataset"))
     return Question(instruction, category, difficulty, dataset)
 
 
@@ -131,7 +132,7 @@ def _read(suite: Suite, name: str, path: Path, licence: str = "") -> QuestionSet
             raise DataError(path, number, "an empty instruction")
         found.setdefault(question.instruction, question)
         if isinstance(row, dict) and isinstance(row.get("output"), str):
-            answer = Output(question.instruction, row["output"], str(row.get("generator") or "reference"))
+            answer = Output(question.instruction, row["output"], label(row.get("generator") or "reference"))
             answers.setdefault(question.instruction, answer)
     if not found:
         raise DataError(path, 0, "holds no questions")
