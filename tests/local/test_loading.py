@@ -70,9 +70,9 @@ def test_a_13b_without_the_memory_says_what_it_would_need(tmp_path: Path) -> Non
 def test_a_gpu_that_is_too_small_is_told_of_fewer_bits() -> None:
     need = Need(12_700_000_000, 330_000_000, "bfloat16", "none", 409_600)
     with pytest.raises(UltraError, match=r"GPU cuda:0 has 24\.0 GB free") as caught:
-        placement.check(need, 24_000_000_000, "x", "GPU cuda:0")
+        placement.check(need, 24_000_000_000, "x", "cuda:0")
     assert "--quantize 4bit (10.1 GB)" in caught.value.hint
-    placement.check(Need(need.matrices, need.others, "bfloat16", "4bit", need.kept), 24_000_000_000, "x", "GPU cuda:0")
+    placement.check(Need(need.matrices, need.others, "bfloat16", "4bit", need.kept), 24_000_000_000, "x", "cuda:0")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -83,7 +83,7 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
 
 
 def test_a_device_that_cannot_be() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match="'gpu' is no device: auto, cpu, "):
         LocalSettings(device="gpu")
 
 

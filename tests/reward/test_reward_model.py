@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 from tests.reward import tiny
 from tests.train import tiny as chat
 from ultrachat_cli.errors import ConfigError, DataError, UltraError
-from ultrachat_cli.models import folders, reward_weights
+from ultrachat_cli.models import folders, placement
 from ultrachat_cli.models.reward_model import RewardModel
 from ultrachat_cli.models.reward_text import ultrarm
 from ultrachat_cli.models.specs import resolve
@@ -213,15 +213,16 @@ def test_torn_and_hostile_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_says_what_it_would_need(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_weights, "available_memory", lambda: 100_000)
-    with pytest.raises(UltraError, match=r"billion weights: in float32 it needs 0.0 GB \(bfloat16: 0.0 GB\)") as found:
+    monkeypatch.setattr(placement, "available_memory", lambda: 100_000)
+    with pytest.raises(UltraError, match=r"billion weights in float32 take 0\.4 MB, together with") as found:
         opened(folder)
-    assert "--dtype bfloat16" in found.value.hint
+    assert found.value.hint.startswith("--dtype bfloat16 (0.2 MB), a smaller model")
+    assert found.value.hint.endswith("judge:openai:NAME")
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"separator": 3}, "one newline or two"), ({"dtype": "int8"}, "--dtype: int8"), ({"device": "tpu0"}, "tpu0")],
+    [({"separator": 3}, "one newline or two"), ({"device": "balanced"}, "runs on one device")],
 )
 def test_options_that_cannot_be_meant(folder: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -252,9 +253,9 @@ def test_a_13b_is_refused_before_its_weights_are_fetched(tmp_path: Path, monkeyp
     spec = resolve("ultrarm-13b")
     monkeypatch.setenv("ULTRACHAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(folders, "tokenizer", lambda *_: tmp_path)
-    monkeypatch.setattr(reward_weights, "available_memory", lambda: 20_000_000_000)
-    wanted = r"12\.9 billion weights: in float32 it needs 56\.5 GB \(bfloat16: 28\.3 GB\), and 20\.0 GB are free on cpu"
+    monkeypatch.setattr(placement, "available_memory", lambda: 20_000_000_000)
+    wanted = r"12\.9 billion weights in float32 take 51\.4 GB, .* 54\.0 GB; this machine has 20\.0 GB free"
     with pytest.raises(UltraError, match=wanted):
         RewardModel.open(spec, device="cpu")
-    with pytest.raises(UltraError, match=r"in bfloat16 it needs 28\.3 GB, and"):
+    with pytest.raises(UltraError, match=r"in bfloat16 take 25\.7 GB, .* 27\.0 GB; this machine"):
         RewardModel.open(spec, device="cpu", dtype="bfloat16")

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ultrachat_cli.errors import MissingExtra, UltraError
-from ultrachat_cli.machine import available_memory, cores
+from ultrachat_cli.machine import cores
 from ultrachat_cli.models import placement, tensor_files
 from ultrachat_cli.models.folders import hushed
 from ultrachat_cli.models.kv_cache import Rows
@@ -106,17 +106,20 @@ def load(
     Raises `UltraError` for a folder that is no model or incomplete, and for a model that does not fit into memory
     (before loading it); `MissingExtra` for quantised weights without bitsandbytes.
     """
-    free, name = free or _free, name or folder.name
+    free, name = free or placement.free_on, name or folder.name
     config, parameters = _shell(folder)
-    device = _device(settings, folder)
-    dtype = _dtype(settings, device, config)
+    device = placement.device(settings.device)
+    # where the processor computes in bf16, prompts take half the time and tokens two thirds
+    on_cpu = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    stored = str(config.dtype).removeprefix("torch.")
+    dtype = placement.numbers(settings.dtype, device, on_cpu=on_cpu, stored=stored)
     need = Need(*parameters, dtype, settings.quantize, _kept(config))
     if device == "auto":
         device = _roomiest(need, free)
     if settings.quantize != "none":
         _check_quantized(device)
     there = free(device)
-    placement.check(need, there, name, "this machine" if device == "cpu" else f"GPU {device}")
+    placement.check(need, there, name, device)
     if device == "cpu":
         torch.set_num_threads(cores())
     model = _loaded(folder, settings, dtype, device)
@@ -152,46 +155,10 @@ def _kept(config: Any) -> int:
     return int(text.num_hidden_layers * keeping * width * 2)
 
 
-def _device(settings: LocalSettings, folder: Path) -> str:
-    """The device asked for; `auto` where that depends on what fits."""
-    gpus = torch.cuda.device_count()
-    wanted = "cuda:0" if settings.device == "cuda" else settings.device
-    if wanted == "auto":
-        if gpus:
-            return "auto" if gpus > 1 else "cuda:0"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    missing = (wanted == "balanced" and gpus == 0) or (wanted.startswith("cuda:") and int(wanted[5:]) >= gpus)
-    if missing or (wanted == "mps" and not torch.backends.mps.is_available()):
-        raise UltraError(
-            f"{folder}: --device {settings.device}: this machine offers {gpus} CUDA GPUs to torch {torch.__version__}",
-            "--device auto takes what there is",
-        )
-    return wanted
-
-
-def _dtype(settings: LocalSettings, device: str, config: Any) -> str:
-    if settings.dtype != "auto":
-        return settings.dtype
-    if device == "cpu":
-        # where the processor computes in bf16, prompts take half the time and tokens two thirds
-        return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
-    if device == "mps" or not torch.cuda.is_bf16_supported():
-        return "float16"
-    return "float16" if str(config.dtype).endswith("float16") and "bf" not in str(config.dtype) else "bfloat16"
-
-
 def _roomiest(need: Need, free: Free) -> str:
     """The GPU with most room if the model fits there, else all of them."""
     best = max((f"cuda:{n}" for n in range(torch.cuda.device_count())), key=free)
     return best if need.total <= free(best) else "balanced"
-
-
-def _free(device: str) -> int:
-    if device.startswith("cuda:"):
-        return int(torch.cuda.mem_get_info(int(device[5:]))[0])
-    if device == "balanced":
-        return sum(int(torch.cuda.mem_get_info(n)[0]) for n in range(torch.cuda.device_count()))
-    return available_memory()
 
 
 def _check_quantized(device: str) -> None:

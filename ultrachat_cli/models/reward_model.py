@@ -56,7 +56,7 @@ class RewardModel:
             raise ConfigError(f"--separator: {separator}: one newline or two")
         where = reward_weights.place(device, dtype)
         if folders.locate(spec) is None and spec.scheme == "hf":  # before 26 GB are fetched in vain
-            reward_weights.check_memory(spec.name, reward_weights.parameters(folders.tokenizer(spec, say)), where)
+            reward_weights.check_memory(spec.name, folders.tokenizer(spec, say), where)
         folder = folders.obtain(spec, say)
         model, ultrarm = reward_weights.load(spec.name, folder, where)
         config = model.config

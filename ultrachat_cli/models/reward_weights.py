@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from ultrachat_cli.errors import ConfigError, DataError, MissingExtra, UltraError
-from ultrachat_cli.machine import available_memory, cores
-from ultrachat_cli.models import tensor_files
-
-_SPARE = 1.1
-"""Memory beside the weights: activations of a batch, the largest tensor while it is converted."""
+from ultrachat_cli.machine import cores
+from ultrachat_cli.models import placement, tensor_files
+from ultrachat_cli.models.placement import Need
 
 
 class Place(NamedTuple):
@@ -25,45 +23,27 @@ class Place(NamedTuple):
 def place(device: str, dtype: str) -> Place:
     """`auto`: the first GPU, else the CPU; bf16 on a GPU (fp16 where it has none), fp32 on a CPU.
 
-    Raises `ConfigError` for what is no device or no floating-point type, `MissingExtra` without torch.
+    Raises `ConfigError` for a device that is not here, `MissingExtra` without torch.
     """
     try:
         import torch
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingExtra("a reward model", "torch and transformers", "local") from error
-    gpu = torch.cuda.is_available()
-    try:
-        where = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
-    except RuntimeError:
-        raise ConfigError(f"--device: {device}: no such device", "use auto, cpu, cuda or cuda:1") from None
-    if where.type == "cuda" and (not gpu or (where.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"--device: {device}: {torch.cuda.device_count()} GPUs are here", "use --device cpu")
-    if dtype == "auto":
-        small = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else torch.float16
-        return Place(where, small if where.type == "cuda" else torch.float32)
-    names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-    chosen = getattr(torch, names.get(dtype, dtype), None)
-    if chosen not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ConfigError(f"--dtype: {dtype}: use auto, float32, bfloat16 or float16")
-    return Place(where, chosen)
+    if device == "auto":
+        device = "cuda" if torch.cuda.device_count() else "cpu"
+    if device == "balanced":
+        raise ConfigError("--device balanced: a reward model runs on one device", "use auto, cpu, cuda or cuda:1")
+    where = placement.device(device)
+    return Place(torch.device(where), getattr(torch, placement.numbers(dtype, where, on_cpu="float32")))
 
 
-def check_memory(name: str, parameters: int, where: Place) -> None:
-    """`UltraError` that says what `parameters` weights need where they do not fit into free memory."""
-    import torch
-
-    needed = parameters * where.dtype.itemsize * _SPARE
-    free = torch.cuda.mem_get_info(where.device)[0] if where.device.type == "cuda" else available_memory()
-    if needed <= free:
-        return
-    kind = str(where.dtype).removeprefix("torch.")
-    small = "" if where.dtype.itemsize == 2 else f" (bfloat16: {parameters * 2 * _SPARE / 1e9:.1f} GB)"
-    raise UltraError(
-        f"{name} has {parameters / 1e9:.1f} billion weights: in {kind} it needs {needed / 1e9:.1f} GB{small}, "
-        f"and {free / 1e9:.1f} GB are free on {where.device}",
-        "use a GPU that holds it, --dtype bfloat16, or a model behind an API as the judge: judge:openai:NAME",
-    )
+def check_memory(name: str, folder: Path, where: Place) -> None:
+    """`UltraError` that says what the model of a config.json needs where that does not fit into free memory."""
+    device = str(where.device)
+    need = Need(0, parameters(folder), str(where.dtype).removeprefix("torch."), "none", 0)
+    instead = "a model behind an API as the judge: judge:openai:NAME"
+    placement.check(need, placement.free_on(device), name, device, instead)
 
 
 def parameters(folder: Path) -> int:
@@ -113,7 +93,7 @@ def load(name: str, folder: Path, where: Place) -> tuple[Any, bool]:
         )
     if where.device.type == "cpu":
         torch.set_num_threads(cores())
-    check_memory(name, sum(tensor.numel for tensor in tensors.values()), where)
+    check_memory(name, folder, where)
     made: Any = UltraRM if ultrarm else AutoModelForSequenceClassification
     more = {} if where.device.type == "cpu" else {"device_map": {"": where.device}}
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ultrachat_cli.errors import MissingExtra, UltraError
+from ultrachat_cli.machine import available_memory
 from ultrachat_cli.models import folders
 
 if TYPE_CHECKING:
@@ -18,13 +18,7 @@ _LONGEST = 64  # tokens
 
 def check_memory(size: int) -> None:
     """`UltraError` when weights of `size` bytes do not fit into this machine's free memory."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):  # counts what the page cache would give back
-                free = int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        return
+    free = available_memory()
     if size * 1.1 > free:
         raise UltraError(
             f"--check would load {size / 1e9:.1f} GB of weights, and {free / 1e9:.1f} GB of memory are free",
@@ -46,16 +40,13 @@ def answer(folder: Path) -> str:
     try:
         import torch
         from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
     except ImportError as error:
         raise MissingExtra("--check", "transformers", "train") from error
     spec = folders.of_folder(folder)
     tokenizer, ids = prompt_of(folder, spec.format, spec.system)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+        with folders.hushed():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
         prompt = torch.tensor([ids])
         with torch.inference_mode():
             if not torch.isfinite(model(prompt).logits).all():
@@ -66,7 +57,4 @@ def answer(folder: Path) -> str:
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UltraError(f"{folder}: transformers cannot load it: {str(error).splitlines()[0]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     return str(tokenizer.backend.decode(said[0, len(ids) :].tolist(), skip_special_tokens=True)).strip()

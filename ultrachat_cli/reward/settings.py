@@ -11,6 +11,7 @@ from ultrachat_cli.backends.chat_model import Endpoint
 from ultrachat_cli.backends.limits import LimitSettings
 from ultrachat_cli.config import Frozen
 from ultrachat_cli.errors import ConfigError
+from ultrachat_cli.models.placement import Device, Dtype
 from ultrachat_cli.models.specs import Price
 
 Turns = Literal["final", "all"]
@@ -66,9 +67,9 @@ class ScoreConfig(Judging):
     """Newlines between the turns in UltraRM's text: two as in the card's template, one as in the card's examples."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens of a batch, padding included; none = 16384 on a GPU, 4096 on a CPU."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ..."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """Numbers to compute in; auto = bfloat16 on a GPU, float32 on a CPU. Rewards differ in the second decimal."""
 
     def check_given(self) -> None:
