@@ -84,3 +84,17 @@ def test_a_set_that_was_fetched_is_read_from_there(tmp_path: Path, monkeypatch: 
     (folder / "ultra_eval.json").write_bytes(orjson.dumps(rows))
     found = load(SUITES["curated"], None, "pairwise-score", Silent())
     assert (found.rows, found.total, found.licence) == (385, 381, "mit")
+
+
+def test_a_set_of_the_hub_that_is_here_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULTRACHAT_CACHE", str(tmp_path))
+    monkeypatch.setattr("ultrachat_cli.records.fetch._from_hub", lambda *_: pytest.fail("the hub was asked"))
+    folder = tmp_path / "datasets" / "alpaca_eval"
+    folder.mkdir(parents=True)
+    rows = [{"instruction": f"Why {n}?", "dataset": "d", "output": "So.", "generator": "g"} for n in range(805)]
+    (folder / "alpaca_eval.json").write_bytes(orjson.dumps(rows))
+    assert len(load(SUITES["alpaca"], None, "alpaca_eval_gpt4", Silent()).answers) == 805
+    (folder / "alpaca_eval.json").write_bytes(orjson.dumps(rows[:9]))
+    with pytest.raises(UltraError, match=r"alpaca_eval\.json: 9 records where the registry says 805") as caught:
+        load(SUITES["alpaca"], None, "alpaca_eval_gpt4", Silent())
+    assert "remove it and pull again" in caught.value.hint

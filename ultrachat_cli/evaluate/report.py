@@ -164,11 +164,15 @@ class Report:
 def _compared(found: Metrics) -> Iterator[tuple[str, str]]:
     spread = f"95% {found.interval}; std. error {number(found.standard_error, 2)}"
     yield "win rate", f"{number(found.win_rate, 2)} ({spread})"
-    yield "", f"{found.n_wins:,} wins, {found.n_draws:,} draws, {found.n_wins_base:,} losses of {found.n_total:,}"
+    yield "", _counted(found)
     yield "discrete", f"{number(found.discrete_win_rate, 2)} (95% {found.discrete_interval})"
     yield "avg. length", f"{found.avg_length:,} characters"
     for name, part in list(found.by_category.items())[:_MANY]:
-        yield f"  {name or '(none)'}", f"{number(part.win_rate, 2)} ({part.interval}), n {part.n_total:,}"
+        yield f"  {name or '(none)'}", f"{number(part.win_rate, 2)} ({part.interval}); {_counted(part)}"
+
+
+def _counted(found: Metrics) -> str:
+    return f"{found.n_wins:,} wins, {found.n_draws:,} draws, {found.n_wins_base:,} losses of {found.n_total:,}"
 
 
 def _scored(found: Scores) -> Iterator[tuple[str, str]]:
@@ -177,6 +181,5 @@ def _scored(found: Scores) -> Iterator[tuple[str, str]]:
             f"{number(line.mean, 2)} ({number(line.interval.low, 2)} to {number(line.interval.high, 2)}), n {line.n:,}"
         )
         if found.compared:
-            text += f"; reference {number(line.reference_mean, 2)}, ratio {number(line.ratio)}%, "
-            text += f"{line.wins:,} win, {line.ties:,} tie, {line.losses:,} lose"
+            text += f"; reference {number(line.reference_mean, 2)}, ratio {number(line.ratio)}%"
         yield "score" if line is found.overall else f"  {line.name or '(none)'}", text

@@ -1,4 +1,4 @@
-"""Suites with a score for each answer: means, win/tie/lose and ratios, by class and overall."""
+"""Suites with a score for each answer: means and ratios, by class and overall."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERALL = "overall"
 class ScoreRow:
     """One class, or all. Means in the judge's points; nan where that side has no score, errors below two scores.
 
-    `n`: answers of the model with a score; `wins`, `ties`, `losses`: of the model, where both sides have one.
+    `n`: answers of the model with a score; `n_both`: instructions with a score of both sides.
     `ratio`: 100 sum(model) / sum(reference) over those: UltraLM's and WizardLM's charts show this. Their "average" line
     is the ratio over all instructions, so a skill counts by its questions, unlike in a mean of the bars.
     """
@@ -31,9 +31,7 @@ class ScoreRow:
     interval: Interval
     reference_mean: float
     reference_standard_error: float
-    wins: int
-    ties: int
-    losses: int
+    n_both: int
     ratio: float
     ratio_interval: Interval | None
 
@@ -55,7 +53,7 @@ class Scores:
     @property
     def compared(self) -> bool:
         """Whether any instruction has a score of both sides."""
-        return self.overall.wins + self.overall.ties + self.overall.losses > 0
+        return self.overall.n_both > 0
 
     def record(self) -> dict[str, Any]:
         """For `--json`."""
@@ -78,10 +76,9 @@ def _row(name: str, annotations: Sequence[Annotation], seed: int) -> ScoreRow:
     own = [model for _, model in given if not math.isnan(model)]
     both = [(reference, model) for reference, model in given if not math.isnan(reference + model)]
     below, above = sum(reference for reference, _ in both), sum(model for _, model in both)
-    wins, losses = sum(m > r for r, m in both), sum(m < r for r, m in both)
     return ScoreRow(
         name, len(own), mean(own), standard_error(own), intervals.of_mean(own, seed), mean(theirs),
-        standard_error(theirs), wins, len(both) - wins - losses, losses,
+        standard_error(theirs), len(both),
         ratio=100 * above / below if below > 0 else math.nan,
         ratio_interval=intervals.of_ratio([m for _, m in both], [r for r, _ in both], seed),
     )  # fmt: skip

@@ -53,7 +53,7 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def outcomes(metrics: Metrics) -> str:
-    """Win rate and a bar of wins, draws and losses for all and each category."""
+    """Win rate, wins, draws and losses of all and each category, as in the paper; with a bar."""
     parts = {"all": metrics, **{name or "(none)": part for name, part in metrics.by_category.items()}}
     lines = (
         html_row(
@@ -88,10 +88,10 @@ def _bars(label: str, parts: Iterable[tuple[str, float]], mark: float | None = N
 
 
 def scores(found: Scores) -> str:
-    """Means and win/tie/lose by class and overall: the paper's two tables in one."""
+    """Means by class and overall, as in the paper."""
     headings = ["class", "n", "score", "std. error", "95% interval"]
     if found.compared:
-        headings += ["reference", "win", "tie", "lose"]
+        headings.append("reference")
     return table(headings, (row(_scores(line, found.compared)) for line in (*found.rows, found.overall)))
 
 
@@ -102,7 +102,6 @@ def _scores(line: ScoreRow, compared: bool) -> Iterator[str]:
     yield f"{number(line.interval.low, 2)} to {number(line.interval.high, 2)}"
     if compared:
         yield number(line.reference_mean, 2)
-        yield from (f"{line.wins:,}", f"{line.ties:,}", f"{line.losses:,}")
 
 
 def ratios(found: Scores) -> str:

@@ -108,8 +108,9 @@ def obtain(name: str, progress: Progress, flag: str = "--dataset") -> Path:
     spec = datasets.resolve(name)
     (file,) = spec.part()
     folder = weights.cache() / "datasets" / name
-    if not (folder / file.path).is_file():
-        progress.say(f"fetching {name} (licence: {spec.licence})")
+    if (folder / file.path).is_file():  # only checked then, without a network
+        return fetch.pull(spec, [file], folder, folder, progress).files[0]
+    progress.say(f"fetching {name} (licence: {spec.licence})")
     try:
         return fetch.pull(spec, [file], folder, progress=progress).files[0]
     except UltraError as error:
