@@ -91,7 +91,7 @@ def device(wanted: str) -> str:
 
 
 def numbers(wanted: str, device: str, *, on_cpu: str, stored: str = "") -> str:
-    """The type to compute in; `auto` on a GPU: bfloat16, or float16 where it has no other or weights are `stored` so."""
+    """The type to compute in; `auto` on a GPU: bfloat16, or float16 where it has no other or weights are stored so."""
     import torch
 
     if wanted != "auto":
