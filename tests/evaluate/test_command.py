@@ -144,6 +144,7 @@ def test_faults_are_told_before_anybody_is_asked(ultrachat: Ultrachat) -> None:
         (("curated", "--model", "openai:x", "--dataset", "demo", *judge, "--best-of", "4"), 2, "--reward-model"),
         (("curated", "--model", "openai:x", "--reference", "none.json", *judge), 2, "none.json: no such file"),
         (("curated", "--annotations", "mine.json"), 1, "no 'output_1'"),
+        (("curated", "--annotations", "mine.json", "--limit", "3", *judge), 2, "leave out --limit, --judge"),
         (("evol", "--model", "openai:x", "--dataset", "alpaca_eval", "--reference", "openai:y", *judge), 1,
          "data pull alpaca_eval; licence: cc-by-nc-4.0"),
     ):  # fmt: skip

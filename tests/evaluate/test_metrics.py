@@ -184,6 +184,17 @@ def test_the_ratio_of_a_skill_is_of_sums_and_the_average_is_by_instruction() -> 
     assert found.overall.ratio_interval is None
 
 
+def test_intervals_of_scores_stay_on_the_judges_scale() -> None:
+    def interval(*given: float) -> tuple[float, float]:
+        found = scores([annotation(n, scores=(math.nan, score)) for n, score in enumerate(given)])
+        assert found is not None
+        return found.overall.interval.low, found.overall.interval.high
+
+    assert interval(2, 9) == (1, 10)
+    assert interval(50, 90)[1] > 90
+    assert all(map(math.isnan, interval(5)))
+
+
 def test_the_ratio_of_many_has_an_interval() -> None:
     draw = random.Random(3)
     found = scores([annotation(n, scores=(draw.randint(5, 9), draw.randint(5, 9))) for n in range(100)])

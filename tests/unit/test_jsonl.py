@@ -134,16 +134,18 @@ def test_a_full_disk_takes_back_the_part_that_went_out(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     with appending(path) as appender:
         appender.append(LINES[0])
-        with file_size_limit(4096), pytest.raises(UltraError, match=r"x\.jsonl: cannot be written"):
+        with file_size_limit(4096), pytest.raises(UltraError, match=r"x\.jsonl: cannot be written") as caught:
             appender.append(b"y" * 10_000 + b"\n")
+        assert caught.value.hint.startswith("free some space")
         assert path.read_bytes() == LINES[0]
         appender.append(LINES[1])
     assert path.read_bytes() == LINES[0] + LINES[1]
 
 
 def test_a_folder_that_is_not_there_cannot_be_appended_to(tmp_path: Path) -> None:
-    with pytest.raises(UltraError, match="cannot be written: No such file"):
+    with pytest.raises(UltraError, match="cannot be written: No such file") as caught:
         Appender(tmp_path / "none" / "x.jsonl")
+    assert caught.value.hint.startswith("check the folder and its permissions")
 
 
 def test_a_replaced_file_appears_when_it_is_complete(tmp_path: Path) -> None:

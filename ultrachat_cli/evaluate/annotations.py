@@ -6,7 +6,7 @@ Fields of ours that alpaca_eval lacks (category, difficulty, scores) and unknown
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -81,6 +81,14 @@ class Pair(NamedTuple):
 
     reference: Output
     model: Output
+
+
+def names(annotations: Sequence[Annotation]) -> tuple[str, str, str]:
+    """(model, reference, judge) as the annotations name them; several are listed."""
+    sides = ({a.generator_2 for a in annotations}, {a.generator_1 for a in annotations})
+    model, reference = (", ".join(sorted(side - {""})) for side in sides)
+    judge = ", ".join(sorted({annotation.annotator for annotation in annotations} - {""}))
+    return model or "the model", reference or "the reference", judge or "an unnamed judge"
 
 
 def read_outputs(path: Path) -> list[Output]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Interval:
 
     def __str__(self) -> str:
         return "-" if math.isnan(self.low) else f"{self.low:.1f} to {self.high:.1f}"
+
+    def within(self, low: float, high: float) -> Interval:
+        """Cut to what is possible; nan stays."""
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def record(self) -> dict[str, float | str]:
         """For `--json`."""

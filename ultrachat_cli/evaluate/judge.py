@@ -6,7 +6,6 @@ shows the same one. What the judge says of an exchanged pair is turned round: p 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections import Counter
@@ -27,7 +26,6 @@ from ultrachat_cli.models import formats
 from ultrachat_cli.records.completion import Completion
 from ultrachat_cli.records.journal import NOT_ASKED
 
-ATTEMPTS = 3
 ORDER_RULE = 'random.Random("is_switched_outputs" + instruction + "0").choices([False, True], k=1)[0]'
 UNREADABLE = "verdicts that could not be read"
 _CHARACTERS = 3  # of a token, at least
@@ -133,21 +131,9 @@ class Judge:
         raise AssertionError("the last cut returns")
 
     async def _attempts(self, prompt: list[dict[str, str]]) -> _Said:
-        keys = []
-        completion = None
-        for attempt in range(ATTEMPTS):
-            sampling = self.preset.sampling
-            if attempt:
-                sampling = replace(sampling, temperature=max(0.7, sampling.temperature or 0.0), seed=attempt)
-            digest = hashlib.sha256(repr((prompt, sampling.body())).encode()).hexdigest()[:32]
-            keys.append(f"judge/{self.preset.name}/{self.model.spec.name}@{self.model.url}/{digest}")
-            completion = await self.model.ask(keys[-1], prompt, sampling, schema=self.preset.schema)
-            verdict = self.preset.parse(completion)
-            if verdict is not None:
-                return _Said(verdict, completion)
-        if self.model.journal is not None:  # no verdict is no result: the next run asks again
-            await self.model.journal.set_aside(keys)
-        return _Said(None, completion, UNREADABLE)
+        kind, preset = f"judge/{self.preset.name}", self.preset
+        verdict, said = await self.model.ask_until(kind, prompt, preset.sampling, preset.parse, schema=preset.schema)
+        return _Said(verdict, said, "" if verdict is not None else UNREADABLE)
 
     def _room(self) -> int:
         """Characters that the slots may take; 0 where the judge's context is not known."""

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from ultrachat_cli.evaluate import orders, tables
-from ultrachat_cli.evaluate.annotations import Annotation
+from ultrachat_cli.evaluate.annotations import Annotation, names
 from ultrachat_cli.evaluate.length_controlled import LengthControlled
 from ultrachat_cli.evaluate.metrics import Metrics
 from ultrachat_cli.evaluate.scores import Scores
@@ -64,14 +64,6 @@ def _body(page: Page) -> Iterator[str]:
     data = orjson.dumps(_data(page.annotations)).replace(b"<", b"\\u003c").decode()
     yield f'<script type="application/json" id="data">{data}</script>'
     yield "<script>\n" + (tables.FOLDER / "answers.js").read_text(encoding="utf-8") + "</script>"
-
-
-def names(annotations: Sequence[Annotation]) -> tuple[str, str, str]:
-    """(model, reference, judge) as the annotations name them; several are listed."""
-    sides = ({a.generator_2 for a in annotations}, {a.generator_1 for a in annotations})
-    model, reference = (", ".join(sorted(side - {""})) for side in sides)
-    judge = ", ".join(sorted({annotation.annotator for annotation in annotations} - {""}))
-    return model or "the model", reference or "the reference", judge or "an unnamed judge"
 
 
 def _headline(page: Page) -> str:

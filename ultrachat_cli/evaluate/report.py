@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ultrachat_cli.errors import UltraError
-from ultrachat_cli.evaluate import length_controlled, metrics, orders, page, scores
+from ultrachat_cli.evaluate import length_controlled, metrics, orders, scores
 from ultrachat_cli.evaluate.agreement import Agreement, agreement
-from ultrachat_cli.evaluate.annotations import Annotation, read_annotations
+from ultrachat_cli.evaluate.annotations import Annotation, names, read_annotations
 from ultrachat_cli.evaluate.judge import UNREADABLE
 from ultrachat_cli.evaluate.length_controlled import Gamed, LengthControlled
 from ultrachat_cli.evaluate.metrics import Metrics
@@ -109,7 +109,7 @@ class Report:
 
     def record(self) -> dict[str, Any]:
         """For `--json` and metrics.json."""
-        model, reference, judge = page.names(self.annotations)
+        model, reference, judge = names(self.annotations)
         own = {
             name: value for name, value in vars(self).items()
             if name not in ("annotations", "metrics", "scores", "consistency", "controlled", "agreed", "files")
@@ -126,7 +126,7 @@ class Report:
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """For people."""
-        model, reference, judge = page.names(self.annotations)
+        model, reference, judge = names(self.annotations)
         yield "model", model
         if self.metrics is not None:
             yield "against", reference

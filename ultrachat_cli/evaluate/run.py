@@ -180,7 +180,7 @@ def _write_report(folder: Path, report: Report) -> None:
     """metrics.json and report.html."""
     with jsonl.replacing(folder / METRICS) as file:
         file.write(orjson.dumps(report.record(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    model, _, _ = page.names(report.annotations)
+    model, _, _ = kept.names(report.annotations)
     shown = page.Page(
         f"{report.suite}: {model}", report.annotations, report.metrics, report.scores, report.controlled, report.facts,
         [*report.warnings, *_incomplete(report)],

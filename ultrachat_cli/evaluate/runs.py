@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from ultrachat_cli.errors import ConfigError, DataError
-from ultrachat_cli.evaluate import leaderboard, page
-from ultrachat_cli.evaluate.annotations import Annotation, read_annotations
+from ultrachat_cli.evaluate import leaderboard
+from ultrachat_cli.evaluate.annotations import Annotation, names, read_annotations
 from ultrachat_cli.evaluate.compare import Comparison, compare
 from ultrachat_cli.evaluate.folder import ANNOTATIONS, METRICS
 from ultrachat_cli.evaluate.leaderboard import Entry
@@ -48,8 +48,8 @@ def annotations_of(run: Path) -> list[Annotation]:
 def compared(a: Path, b: Path) -> Comparison:
     """Two runs on the same instructions. Raises `ConfigError`, `DataError`, `UltraError`."""
     sides = [annotations_of(run) for run in (a, b)]
-    names = [f"{page.names(side)[0]} ({run})" for side, run in zip(sides, (a, b), strict=True)]
-    return compare(sides[0], sides[1], names[0], names[1])
+    titles = [f"{names(side)[0]} ({run})" for side, run in zip(sides, (a, b), strict=True)]
+    return compare(sides[0], sides[1], titles[0], titles[1])
 
 
 def ranked(runs: Sequence[Path], output: Path | None = None) -> Leaderboard:
@@ -62,9 +62,9 @@ def ranked(runs: Sequence[Path], output: Path | None = None) -> Leaderboard:
     if not runs:
         raise ConfigError("RUNS: name run folders, annotations.json or leaderboard.csv files")
     found = [(entry, run) for run in runs for entry in _entries(run)]
-    names = [entry.name for entry, _ in found]
+    taken = [entry.name for entry, _ in found]
     entries = leaderboard.ordered(
-        entry if names.count(entry.name) == 1 else replace(entry, name=f"{entry.name} ({run})") for entry, run in found
+        entry if taken.count(entry.name) == 1 else replace(entry, name=f"{entry.name} ({run})") for entry, run in found
     )
     if output is not None and output.suffix == ".csv":
         leaderboard.write(output, entries)
@@ -79,7 +79,7 @@ def _entries(run: Path) -> Iterator[Entry]:
         yield from leaderboard.read(run)
         return
     found = annotations_of(run)
-    model, _, judge = page.names(found)
+    model, _, judge = names(found)
     scored = scores(found)
     score = None if scored is None else scored.overall.mean
     yield leaderboard.entry(model, summary(found), _controlled(run), judge, score)

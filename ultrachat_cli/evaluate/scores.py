@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ultrachat_cli.backends import marks
 from ultrachat_cli.evaluate import intervals, orders
 from ultrachat_cli.evaluate.annotations import Annotation
 from ultrachat_cli.evaluate.intervals import Interval
@@ -75,9 +76,12 @@ def _row(name: str, annotations: Sequence[Annotation], seed: int) -> ScoreRow:
     theirs = [reference for reference, _ in given if not math.isnan(reference)]
     own = [model for _, model in given if not math.isnan(model)]
     both = [(reference, model) for reference, model in given if not math.isnan(reference + model)]
+    interval = intervals.of_mean(own, seed)
+    if all(marks.LOWEST <= score <= marks.HIGHEST for score in own):  # other judges' scales are not known
+        interval = interval.within(marks.LOWEST, marks.HIGHEST)
     below, above = sum(reference for reference, _ in both), sum(model for _, model in both)
     return ScoreRow(
-        name, len(own), mean(own), standard_error(own), intervals.of_mean(own, seed), mean(theirs),
+        name, len(own), mean(own), standard_error(own), interval, mean(theirs),
         standard_error(theirs), len(both),
         ratio=100 * above / below if below > 0 else math.nan,
         ratio_interval=intervals.of_ratio([m for _, m in both], [r for r, _ in both], seed),

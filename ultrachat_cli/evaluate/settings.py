@@ -110,8 +110,11 @@ class EvalConfig(Frozen):
         """`ConfigError` unless it is plain whose answers are judged, and by whom."""
         faults = []
         if self.annotations is not None:
-            if self.model or self.outputs or self.judge:
-                faults.append("--annotations: verdicts are there already; leave out --model, --outputs and --judge")
+            asking = ("model", "outputs", "reference", "dataset", "limit", "judge", "preset", "prompt", "reward_model")
+            given = [name for name in asking if getattr(self, name) is not None]
+            if given:
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+                faults.append(f"--annotations: the verdicts are there, nobody is asked; leave out {flags}")
         else:
             if (self.model is None) == (self.outputs is None):
                 faults.append("--model or --outputs: one of them, whose answers are judged")

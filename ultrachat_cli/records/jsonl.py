@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -17,6 +18,7 @@ import orjson
 from ultrachat_cli.errors import DataError, MissingExtra, UltraError
 
 OnBad = Callable[[DataError], None]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def zstandard(path: Path) -> Any:
@@ -151,7 +153,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 def unwritable(path: Path, error: OSError) -> UltraError:
     """The error for a full disk, a read-only folder and their like."""
+    remedy = "free some space" if error.errno in _FULL else "check the folder and its permissions,"
     return UltraError(
         f"{path}: cannot be written: {error.strerror or error}",
-        "free some space or choose another --output; what was answered so far is kept",
+        f"{remedy} or choose another --output; what was answered so far is kept",
     )
