@@ -15,7 +15,7 @@ import pytest
 from tests import tiny_bert
 from ultrachat_cli.backends.chat_model import Endpoint
 from ultrachat_cli.backends.limits import LimitSettings
-from ultrachat_cli.data import judge, report, stats
+from ultrachat_cli.data import report, stats
 from ultrachat_cli.data.judge import JudgeSettings
 from ultrachat_cli.data.mtld import mtld, words
 from ultrachat_cli.errors import ConfigError, MissingExtra
@@ -146,17 +146,6 @@ def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
     assert "a&lt;b&gt;.jsonl" in page
     assert page.count("<svg") == page.count("</svg>") == 4
     assert not any(mark in page for mark in ("http:", "https:", "<script", "@import", "url("))
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("8", 8), ("10", 10), ("Score: 7.", 7), ("7/10", 7), ("I give it a 9, as", 9), ("0", None), ("11", None),
-        ("8.5", None), ("none", None),
-    ],
-)  # fmt: skip
-def test_marks_are_read(answer: str, expected: int | None) -> None:
-    assert judge.mark(answer) == expected
 
 
 def _judge(tmp_path: Path, rules: Sequence[dict[str, str]]) -> JudgeSettings:

@@ -7,9 +7,10 @@ within the limits and stored, before anyone sees it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ultrachat_cli.backends import base, llamacpp, local_weights
@@ -28,6 +29,9 @@ from ultrachat_cli.records.journal import Journal
 from ultrachat_cli.records.manifest import without_secrets
 
 Say = Callable[[str], None]
+T = TypeVar("T")
+ATTEMPTS = 3
+"""Answers that are asked for until one can be read."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,30 @@ class ChatModel:
             )
 
         return await (asked() if self.journal is None else self.journal.once(key, asked))
+
+    async def ask_until(
+        self, kind: str, prompt: Prompt, sampling: Sampling, read: Callable[[Completion], T | None],
+        *, schema: Mapping[str, Any] | None = None,
+    ) -> tuple[T | None, Completion]:  # fmt: skip
+        """What `read` makes of the answer, and the answer; while that is None, it is asked again with another seed.
+
+        `kind` is the beginning of the keys. When no attempt was of use, the journal gives all of them up: the next run
+        asks again.
+        """
+        keys: list[str] = []
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                sampling = replace(sampling, temperature=max(0.7, sampling.temperature or 0.0), seed=attempt)
+            digest = hashlib.sha256(repr((prompt, sampling.body())).encode()).hexdigest()[:32]
+            keys.append(f"{kind}/{self.spec.name}@{self.url}/{digest}")
+            answer = await self.ask(keys[-1], prompt, sampling, schema=schema)
+            found = read(answer)
+            if found is not None:
+                break
+        else:
+            if self.journal is not None:
+                await self.journal.set_aside(keys)
+        return found, answer
 
     def raw_turn(self, messages: base.Messages, open_role: str) -> tuple[str, tuple[str, ...]]:
         """The prompt and stop strings of a raw completion that continues with `open_role`'s turn."""

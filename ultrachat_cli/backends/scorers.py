@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +19,6 @@ from ultrachat_cli.errors import ConfigError, UltraError
 from ultrachat_cli.models import specs
 from ultrachat_cli.records.completion import Completion
 from ultrachat_cli.records.journal import NOT_ASKED, Journal
-from ultrachat_cli.records.manifest import fingerprint
 
 if TYPE_CHECKING:
     from ultrachat_cli.models.reward_model import RewardModel
@@ -30,7 +28,6 @@ JUDGE = "judge:"
 """What the name of a chat model that judges begins with."""
 NO_MARK = 0.0
 """The score of an answer for which the judge gave no mark after all attempts: below every mark."""
-ATTEMPTS = 3
 _PROMPT = (Path(__file__).parent / "prompts" / "score.md").read_text(encoding="utf-8")
 _CHARACTERS = 3  # of a token, at least
 _LONGEST = 32  # tokens of a judge's answer
@@ -140,8 +137,6 @@ class JudgeScorer:
 
     def __init__(self, name: str, model: ChatModel) -> None:
         self.name, self.model = name, model
-        self.version = fingerprint(_PROMPT.encode())
-        """Of the prompt."""
         self.cut = 0
         """Conversations whose beginning was left out to fit the judge's context."""
 
@@ -156,15 +151,9 @@ class JudgeScorer:
 
     async def mark(self, messages: Messages, answer: str) -> float | None:
         """The mark of one answer; None when none of the attempts gave one."""
-        prompt = self.prompt(messages, answer)
-        said = hashlib.sha256(repr(prompt).encode()).hexdigest()[:32]
-        for attempt in range(ATTEMPTS):
-            sampling = Sampling(_LONGEST, 0.0) if attempt == 0 else Sampling(_LONGEST, 0.7, seed=attempt)
-            key = f"score/{self.version}/{self.model.spec.name}@{self.model.url}/{said}/{attempt}"
-            found = marks.find((await self.model.ask(key, prompt, sampling)).text)
-            if found is not None:
-                return found.value
-        return None
+        prompt, sampling = self.prompt(messages, answer), Sampling(_LONGEST, 0.0)
+        found, _ = await self.model.ask_until("score", prompt, sampling, lambda said: marks.find(said.text))
+        return None if found is None else found.value
 
     def prompt(self, messages: Messages, answer: str) -> list[dict[str, str]]:
         """The judge's task, cut to its context."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ultrachat_cli import signals
+from ultrachat_cli.backends import marks
 from ultrachat_cli.backends.base import Sampling
 from ultrachat_cli.backends.chat_model import ChatModel, ChatModels, Endpoint
 from ultrachat_cli.backends.limits import LimitSettings
@@ -21,12 +20,10 @@ from ultrachat_cli.records.manifest import fingerprint
 
 ASPECTS = ("coherence", "helpfulness")
 _PROMPTS = Path(__file__).parent / "prompts"
-_ATTEMPTS = 3  # an answer without a mark is asked for again, with another seed
 _LONGEST = 24_000  # characters of a dialogue that are shown where the model's context is not known
 _CHARACTERS = 3  # of a token, at least
 _ROOM = 400  # tokens for the prompt around the dialogue and the answer
-_SAMPLING = Sampling(max_tokens=16, temperature=0.0)
-_MARK = re.compile(r"(?<![\d.,/-])(10|[1-9])(?![\d]|[.,]\d)")
+_SAMPLING = Sampling(max_tokens=32, temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Verdicts:
     """aspect -> mark of each dialogue (None where the judge gave none), and what it took."""
 
     judge: str
-    marks: dict[str, list[int | None]]
+    marks: dict[str, list[float | None]]
     requests: int = 0
     repeated: int = 0
     cost: float = 0.0
@@ -51,12 +48,6 @@ class Verdicts:
     cut: int = 0
     prompts: dict[str, str] = field(default_factory=dict)
     """Content hashes."""
-
-
-def mark(answer: str) -> int | None:
-    """The first whole number from 1 to 10 in an answer."""
-    found = _MARK.search(answer)
-    return int(found[1]) if found else None
 
 
 def interruptible(asked: Coroutine[Any, Any, Verdicts]) -> Verdicts:
@@ -93,8 +84,7 @@ async def judge(
         models = ChatModels(settings.limits, journal, environ, spent=journal.totals()[3], say=say)
         try:
             model = await models.open(settings.endpoint)
-            marks: dict[str, list[int | None]] = {aspect: [None] * len(dialogues) for aspect in ASPECTS}
-            verdicts = Verdicts(model.spec.name, marks)
+            verdicts = Verdicts(model.spec.name, {aspect: [None] * len(dialogues) for aspect in ASPECTS})
             verdicts.prompts = {aspect: fingerprint(text.encode()) for aspect, text in prompts.items()}
             shown = [_shown(dialogue, model.context) for dialogue in dialogues]
             verdicts.cut = sum(cut for _, cut in shown)
@@ -103,7 +93,7 @@ async def judge(
             async def one(aspect: str, n: int) -> None:
                 async with gate:
                     try:
-                        marks[aspect][n] = await _ask(model, prompts[aspect], verdicts.prompts[aspect], shown[n][0])
+                        verdicts.marks[aspect][n] = await _ask(model, prompts[aspect], shown[n][0])
                     except CircuitOpen:
                         raise
                     except BackendError:
@@ -136,13 +126,7 @@ def _shown(dialogue: Dialogue, context: int) -> tuple[str, bool]:
     return text[:most], len(text) > most
 
 
-async def _ask(model: ChatModel, prompt: str, version: str, text: str) -> int | None:
+async def _ask(model: ChatModel, prompt: str, text: str) -> float | None:
     messages = [{"role": "user", "content": prompt.replace("{dialogue}", text)}]
-    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-    for attempt in range(_ATTEMPTS):
-        sampling = _SAMPLING if attempt == 0 else Sampling(max_tokens=64, temperature=0.5, seed=attempt)
-        key = f"judge/{version}/{model.spec.name}@{model.url}/{digest}/{attempt}"
-        found = mark((await model.ask(key, messages, sampling)).text)
-        if found is not None:
-            return found
-    return None
+    found, _ = await model.ask_until("judge", messages, _SAMPLING, lambda answer: marks.find(answer.text))
+    return None if found is None else found.value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,14 +15,13 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from ultrachat_cli.errors import MissingExtra, RunLocked, UltraError
+from ultrachat_cli.errors import MissingExtra, UltraError
 from ultrachat_cli.models import weights
 from ultrachat_cli.models.specs import FACTS, ModelSpec
 from ultrachat_cli.records import jsonl
-from ultrachat_cli.records.lock import FolderLock
+from ultrachat_cli.records.lock import in_turn
 
 Say = Callable[[str], None]
-_POLL = 0.2  # seconds between two looks whether another process is done
 
 
 def locate(spec: ModelSpec) -> Path | None:
@@ -56,32 +54,15 @@ def _made(spec: ModelSpec, target: Path, say: Say, *, weights_too: bool) -> Path
             f"model {spec.name}: {spec.source} has no weights that can be loaded here",
             "name a folder in transformers' layout, hf:org/name, or a .gguf file",
         )
-    with alone(target.with_name(f"{target.name}.lock"), say, f"{spec.name} is fetched or rewritten by another process"):
+    with in_turn(
+        target.with_name(f"{target.name}.lock"), say, f"{spec.name} is fetched or rewritten by another process"
+    ):
         if not (target / "config.json").is_file():
             if spec.embedded:
                 _from_gguf(spec, weights.obtain(spec, say), target, say, weights_too=weights_too)
             else:
                 _from_hub(spec, target, say, weights_too=weights_too)
     return target
-
-
-@contextmanager
-def alone(folder: Path, say: Say, busy: str) -> Iterator[None]:
-    """One process at a time works under the lock in `folder`; the others wait for it, which `busy` tells once."""
-    told = False
-    while True:
-        try:
-            lock = FolderLock(folder)
-            break
-        except RunLocked:
-            if not told:
-                say(f"{busy}; waiting")
-                told = True
-            time.sleep(_POLL)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def facts(spec: ModelSpec, **changed: Any) -> bytes:

@@ -6,11 +6,14 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ultrachat_cli.errors import RunLocked
 from ultrachat_cli.records import jsonl
+
+_POLL = 0.2  # seconds between two looks whether another process is done
 
 
 class FolderLock:
@@ -39,6 +42,25 @@ class FolderLock:
         """Let the next process in."""
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+@contextmanager
+def in_turn(folder: Path, say: Callable[[str], None], busy: str) -> Iterator[None]:
+    """One process at a time works under the lock in `folder`; the others wait for it, which `busy` tells once."""
+    told = False
+    while True:
+        try:
+            lock = FolderLock(folder)
+            break
+        except RunLocked:
+            if not told:
+                say(f"{busy}; waiting")
+                told = True
+            time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def set_aside(folder: Path, names: Iterable[str]) -> Path | None:

@@ -6,7 +6,6 @@ ends with the opening of the feedback. A chat model is asked for the feedback fi
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from ultrachat_cli.models import formats
 from ultrachat_cli.models.specs import ModelSpec, resolve
 from ultrachat_cli.progress import Progress, Silent
 from ultrachat_cli.records import files, jsonl, manifest
+from ultrachat_cli.records.completion import Completion
 from ultrachat_cli.records.manifest import fingerprint
 from ultrachat_cli.records.one_pass import checked
 from ultrachat_cli.reward import asking
@@ -32,7 +32,6 @@ from ultrachat_cli.reward.settings import CritiqueConfig
 
 _PROMPTS = Path(__file__).parent / "prompts"
 _SLOTS = re.compile(r"\{(instruction|completion)\}")
-_ATTEMPTS = 3  # an answer without a score is asked for again, with another seed
 _LONGEST = 1024  # tokens of a critique, as in UltraFeedback's annotation
 _ASSUMED = 250  # tokens of a critique, for estimates
 _CHARACTERS = 3  # of a token, at least
@@ -103,16 +102,12 @@ class Critic:
     async def critique(self, model: ChatModel, messages: Messages, said: str) -> Critique | None:
         """Asked again, with another seed, when there is no usable score; None when no attempt gave one."""
         prompt, stop = self.prompt(messages, said, model.context)
-        digest = hashlib.sha256(repr((prompt, stop)).encode()).hexdigest()[:32]
-        for attempt in range(_ATTEMPTS):
-            temperature, seed = (0.0, None) if attempt == 0 else (0.7, attempt)
-            sampling = Sampling(_LONGEST, temperature, seed=seed, stop=stop)
-            key = f"critique/{self.version}/{model.spec.name}@{model.url}/{digest}/{attempt}"
-            answer = await model.ask(key, prompt, sampling)
+
+        def read(answer: Completion) -> Critique | None:
             found = parse(answer.text, score_first=self.raw)
-            if found is not None:
-                return replace(found, cut=answer.finish == "length")
-        return None
+            return found and replace(found, cut=answer.finish == "length")
+
+        return (await model.ask_until("critique", prompt, Sampling(_LONGEST, 0.0, stop=stop), read))[0]
 
 
 async def run(settings: CritiqueConfig, environ: Mapping[str, str], progress: Progress | None = None) -> Report:

@@ -81,7 +81,7 @@ class Report:
             yield "cost", unknown if self.unpriced else f"${self.cost:.4f}"
         if self.failed:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.failed.most_common(4))
-            yield "failed", f"{self.failed.total():,} ({reasons}); requests without any answer are made again next time"
+            yield "failed", f"{self.failed.total():,} ({reasons}); the same command asks for them again"
         if self.io.bad_lines:
             yield "bad lines", f"{self.io.bad_lines:,}"
         yield "files", "\n".join(map(str, self.io.files))

@@ -16,12 +16,13 @@ import orjson
 from ultrachat_cli import workers
 from ultrachat_cli.errors import DataError, UltraError
 from ultrachat_cli.machine import cores
-from ultrachat_cli.models import folders, weights
+from ultrachat_cli.models import weights
 from ultrachat_cli.models.chat_tokens import ChatTokenizer
 from ultrachat_cli.models.formats import FORMATS
 from ultrachat_cli.progress import Progress, say_bad_line
 from ultrachat_cli.records import blocks, files, ids, jsonl
 from ultrachat_cli.records.blocks import Source
+from ultrachat_cli.records.lock import in_turn
 from ultrachat_cli.train import pieces
 from ultrachat_cli.train.examples import Rules
 from ultrachat_cli.train.pieces import Job
@@ -112,7 +113,7 @@ def _cached(path: Path, tokenizer: ChatTokenizer, rules: Rules, progress: Progre
     folder = weights.cache() / "tokens" / _key(path, content, tokenizer, rules)
     if (folder / _FACTS).is_file():
         return Tokens(folder)
-    with folders.alone(folder, progress.say, f"{path} is tokenized by another process"):
+    with in_turn(folder, progress.say, f"{path} is tokenized by another process"):
         if not (folder / _FACTS).is_file():
             try:
                 _make(path, content, folder, tokenizer, rules, progress)
