@@ -61,6 +61,17 @@ def test_a_real_difference_is_found_and_one_by_chance_is_not() -> None:
     assert not compare(a, noise, "A", "noise").significant
 
 
+def test_scores_are_compared_where_nothing_else_was() -> None:
+    a = [annotation(n, None, scores=(math.nan, 5.0)) for n in range(40)]
+    b = [annotation(n, None, scores=(math.nan, 5.0 + n % 2)) for n in range(41)]
+    found = compare(a, [*b, annotation(0, None)], "a", "b")
+    assert (found.measure, found.overall.n, found.overall.difference, found.overall.better) == ("score", 40, 0.5, 20)
+    assert (found.significant, found.alone) == (True, 2)
+    assert dict(found.rows())["B less A"].startswith("score +0.50 (0.3")
+    with pytest.raises(UltraError, match="no instruction in common"):
+        compare(a, [annotation(1, 2.0)], "a", "b")
+
+
 def test_equal_runs_do_not_differ() -> None:
     a = of([2.0, 1.0] * 40)
     found = compare(a, a, "A", "A").overall

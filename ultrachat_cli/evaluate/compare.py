@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,13 @@ from ultrachat_cli.evaluate.annotations import Annotation
 from ultrachat_cli.evaluate.intervals import Interval
 from ultrachat_cli.evaluate.orders import Consistency
 
+WIN_RATE, SCORE = "win rate", "score"
 _ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B less A over `n` instructions that both have a verdict on, in points of win rate (percent).
+    """B less A over `n` instructions that both have a verdict on, in points of win rate (percent) or of the scores.
 
     `better`, `worse`, `equal`: instructions on which B does better than A, worse, or as well. `p_permutation`: of a
     mean difference this large if A and B were alike (signs turned at random); `p_sign`: of this many ups and downs
@@ -27,8 +29,8 @@ class Difference:
 
     name: str
     n: int
-    win_rate_a: float
-    win_rate_b: float
+    mean_a: float
+    mean_b: float
     difference: float
     interval: Interval
     better: int
@@ -41,19 +43,25 @@ class Difference:
         """For `--json`."""
         return {**vars(self), "interval": self.interval.record()}
 
-    def __str__(self) -> str:
+    def shown(self, digits: int) -> str:
+        """For people."""
         return (
-            f"{self.difference:+.1f} ({self.interval}), {self.win_rate_a:.1f} to {self.win_rate_b:.1f}, n {self.n:,}: "
+            f"{self.difference:+.{digits}f} ({self.interval.shown(digits)}), "
+            f"{self.mean_a:.{digits}f} to {self.mean_b:.{digits}f}, n {self.n:,}: "
             f"{self.better:,} better, {self.worse:,} worse, p {_p(self.p_permutation)} (sign test {_p(self.p_sign)})"
         )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side. `alone`: instructions only one of them has; `notes`: what makes them hard to compare."""
+    """Two runs side by side. `alone`: instructions only one of them has; `notes`: what makes them hard to compare.
+
+    `measure`: win rate, or score where answers were scored and compared with none.
+    """
 
     a: str
     b: str
+    measure: str
     overall: Difference
     by_category: list[Difference]
     alone: int
@@ -70,11 +78,12 @@ class Comparison:
         """For people."""
         yield "A", self.a
         yield "B", self.b
-        yield "B less A", str(self.overall)
+        digits = 2 if self.measure == SCORE else 1
+        yield "B less A", f"{self.measure} {self.overall.shown(digits)}"
         verdict = "differ" if self.significant else "cannot be told apart"
         yield "verdict", f"on these instructions the two {verdict} (p {_p(self.overall.p_permutation)})"
         for row in self.by_category:
-            yield row.name or "(none)", str(row)
+            yield row.name or "(none)", row.shown(digits)
         for side, consistency in (("A", self.consistency_a), ("B", self.consistency_b)):
             if consistency is not None:
                 yield f"orders, {side}", str(consistency)
@@ -87,7 +96,8 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "a": self.a, "b": self.b, "overall": self.overall.record(), "significant": self.significant,
+            "a": self.a, "b": self.b, "measure": self.measure, "overall": self.overall.record(),
+            "significant": self.significant,
             "by_category": [row.record() for row in self.by_category], "alone": self.alone, "notes": self.notes,
             "consistency_a": self.consistency_a.record() if self.consistency_a else None,
             "consistency_b": self.consistency_b.record() if self.consistency_b else None,
@@ -100,7 +110,10 @@ def compare(a: Sequence[Annotation], b: Sequence[Annotation], name_a: str, name_
     `UltraError` where no instruction has a verdict in both.
     """
     matched, alone = _matched(orders.averaged(a), orders.averaged(b))
-    judged = [(one, other) for one, other in matched if one.win is not None and other.win is not None]
+    measure, of = WIN_RATE, _percent
+    if all(one.win is None for one in (*a, *b)):
+        measure, of = SCORE, _score
+    judged = [pair for pair in matched if None not in map(of, pair)]
     if not judged:
         raise UltraError(f"{name_a} and {name_b} have no instruction in common that both got a verdict on")
     groups: dict[str, list[tuple[Annotation, Annotation]]] = {}
@@ -112,21 +125,31 @@ def compare(a: Sequence[Annotation], b: Sequence[Annotation], name_a: str, name_
     notes += _unlike("judge", [one.annotator for one, _ in judged], [other.annotator for _, other in judged])
     notes += _unlike("reference", [one.generator_1 for one, _ in judged], [other.generator_1 for _, other in judged])
     return Comparison(
-        name_a, name_b, _difference("all", judged, seed),
-        [_difference(name, pairs, seed) for name, pairs in groups.items()] if len(groups) > 1 else [],
+        name_a, name_b, measure, _difference("all", judged, of, seed),
+        [_difference(name, pairs, of, seed) for name, pairs in groups.items()] if len(groups) > 1 else [],
         alone, orders.consistency(a), orders.consistency(b), notes,
     )  # fmt: skip
 
 
-def _difference(name: str, pairs: Sequence[tuple[Annotation, Annotation]], seed: int) -> Difference:
-    wins = [(one.win or 0.0, other.win or 0.0) for one, other in pairs]
-    differences = [b - a for a, b in wins]
+def _percent(one: Annotation) -> float | None:
+    return None if one.win is None else 100 * one.win
+
+
+def _score(one: Annotation) -> float | None:
+    return None if one.scores is None or math.isnan(one.scores[1]) else one.scores[1]
+
+
+def _difference(
+    name: str, pairs: Sequence[tuple[Annotation, Annotation]], of: Callable[[Annotation], float | None], seed: int
+) -> Difference:
+    values = [(of(one) or 0.0, of(other) or 0.0) for one, other in pairs]
+    differences = [b - a for a, b in values]
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     n = len(pairs)
-    rate_a, rate_b = (100 * sum(side) / n for side in zip(*wins, strict=True))
+    mean_a, mean_b = (sum(side) / n for side in zip(*values, strict=True))
     return Difference(
-        name, n, rate_a, rate_b, 100 * sum(differences) / n, intervals.of_mean(differences, seed, scale=100.0),
-        better, worse, n - better - worse, intervals.permutation(differences, seed), intervals.sign(better, worse),
+        name, n, mean_a, mean_b, sum(differences) / n, intervals.of_mean(differences, seed), better, worse,
+        n - better - worse, intervals.permutation(differences, seed), intervals.sign(better, worse),
     )  # fmt: skip
 
 

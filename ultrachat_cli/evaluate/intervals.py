@@ -30,8 +30,12 @@ class Interval:
     high: float
     method: str
 
+    def shown(self, digits: int) -> str:
+        """For people."""
+        return "-" if math.isnan(self.low) else f"{self.low:.{digits}f} to {self.high:.{digits}f}"
+
     def __str__(self) -> str:
-        return "-" if math.isnan(self.low) else f"{self.low:.1f} to {self.high:.1f}"
+        return self.shown(1)
 
     def within(self, low: float, high: float) -> Interval:
         """Cut to what is possible; nan stays."""

@@ -72,7 +72,7 @@ def _headline(page: Page) -> str:
         if page.scores is None:
             return f'<p class="headline">no verdicts on {model}, judged by {judge}</p>'
         line = page.scores.overall
-        spread = f"95% interval {tables.number(line.interval.low, 2)} to {tables.number(line.interval.high, 2)}"
+        spread = f"95% interval {line.interval.shown(2)}"
         figure = f"<strong>{tables.number(line.mean, 2)}</strong>"
         return f'<p class="headline">{figure} mean score of {model}, {spread}, judged by {judge}</p>'
     found = page.metrics

@@ -177,9 +177,7 @@ def _counted(found: Metrics) -> str:
 
 def _scored(found: Scores) -> Iterator[tuple[str, str]]:
     for line in [found.overall, *found.rows[:_MANY]]:
-        text = (
-            f"{number(line.mean, 2)} ({number(line.interval.low, 2)} to {number(line.interval.high, 2)}), n {line.n:,}"
-        )
+        text = f"{number(line.mean, 2)} ({line.interval.shown(2)}), n {line.n:,}"
         if found.compared:
             text += f"; reference {number(line.reference_mean, 2)}, ratio {number(line.ratio)}%"
         yield "score" if line is found.overall else f"  {line.name or '(none)'}", text

@@ -99,7 +99,7 @@ def _scores(line: ScoreRow, compared: bool) -> Iterator[str]:
     yield line.name or "(none)"
     yield f"{line.n:,}"
     yield from (number(line.mean, 2), number(line.standard_error, 2))
-    yield f"{number(line.interval.low, 2)} to {number(line.interval.high, 2)}"
+    yield line.interval.shown(2)
     if compared:
         yield number(line.reference_mean, 2)
 
