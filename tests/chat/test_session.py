@@ -404,6 +404,9 @@ def test_the_file_of_save_is_whole_after_every_answer(tmp_path: Path) -> None:
         await do(session, "c")
         assert "folder" in screen(session).warned[0]
         assert said(session)[-1] == ("c", "you said c"), "a file that cannot be written ends nothing"
+        with pytest.raises(UltraError, match="cannot be written") as caught:
+            await do(session, f"/save {tmp_path / 'none' / 'talk.jsonl'}")
+        assert caught.value.hint == "check the folder and its permissions, or name another file"
 
     run(job)
 

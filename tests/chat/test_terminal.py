@@ -244,6 +244,9 @@ def test_a_paste_of_several_lines_is_one_message(server: Streaming, terminal: Op
     term.send(b"line two\x1b\r")
     term.sees("\nmulti\n")
     assert server.asked[1]["messages"][-1]["content"] == "line one\nline two"
+    term.ready()
+    term.type("/multi")  # the way out is one key all the same
+    term.sees("Alt-Enter begins a new line")
 
 
 def test_lines_are_remembered_across_sessions(server: Streaming, terminal: Open, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_full_disk(ultrachat: Ultrachat, large: Path, make: str) -> None:
 def test_a_folder_that_cannot_be_written(ultrachat: Ultrachat, small: Path) -> None:
     (ultrachat.folder / "file").write_text("")
     where = ("recover", "--base", str(small / "base"), "--delta", str(small / "delta"), "-o", "file/out")
-    refused(ultrachat(*where), 1, "cannot be written")
+    refused(ultrachat(*where), 1, "cannot be written", "check the folder and its permissions")
 
 
 def test_two_at_once(ultrachat: Ultrachat, large: Path) -> None:

@@ -111,7 +111,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except UltraError as error:
-        raise UltraError(error.message, "free some space, or name another file") from None
+        raise UltraError(error.message, f"{jsonl.remedy(error.__cause__)}, or name another file") from None
     except OSError as error:
         raise UltraError(f"{error.filename}: cannot be written: {error.strerror}", "name another file") from None
 

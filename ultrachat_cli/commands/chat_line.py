@@ -64,7 +64,8 @@ class Terminal(Output):
 
         @keys.add("enter", filter=typing)
         def _(event: KeyPressEvent) -> None:
-            self._new_line(event) if self.multi() else event.current_buffer.validate_and_handle()
+            leaving = event.current_buffer.text.strip() in ("/multi", "/exit")
+            self._new_line(event) if self.multi() and not leaving else event.current_buffer.validate_and_handle()
 
         @keys.add("escape", "enter", filter=typing)
         def _(event: KeyPressEvent) -> None:

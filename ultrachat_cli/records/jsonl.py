@@ -153,8 +153,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 def unwritable(path: Path, error: OSError) -> UltraError:
     """The error for a full disk, a read-only folder and their like."""
-    remedy = "free some space" if error.errno in _FULL else "check the folder and its permissions,"
     return UltraError(
         f"{path}: cannot be written: {error.strerror or error}",
-        f"{remedy} or choose another --output; what was answered so far is kept",
+        f"{remedy(error)}, or choose another --output; what was answered so far is kept",
     )
+
+
+def remedy(error: BaseException | None) -> str:
+    """What to do about a file that cannot be written."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    return "free some space" if full else "check the folder and its permissions"

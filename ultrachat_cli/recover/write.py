@@ -22,6 +22,7 @@ import orjson
 from ultrachat_cli import __version__
 from ultrachat_cli.errors import UltraError
 from ultrachat_cli.progress import Progress
+from ultrachat_cli.records import jsonl
 from ultrachat_cli.records.lock import FolderLock
 from ultrachat_cli.recover.arithmetic import Files, Outcome, Stopped, Worker, Write
 from ultrachat_cli.recover.plan import Piece, Plan, Shard
@@ -190,5 +191,5 @@ def unwritable(path: Path, error: OSError) -> UltraError:
     """The error for a full disk, a read-only folder and their like."""
     return UltraError(
         f"{path}: cannot be written: {error.strerror or error}",
-        "free some space; the same command goes on from the shards that are finished",
+        f"{jsonl.remedy(error)}; the same command goes on from the shards that are finished",
     )
