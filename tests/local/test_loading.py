@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,15 @@ def test_a_device_that_cannot_be() -> None:
         LocalSettings(device="gpu")
 
 
-def test_fewer_bits_without_the_package(folder: Path) -> None:
-    with pytest.raises(MissingExtra) as caught:
+def test_fewer_bits_need_a_gpu_and_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UltraError, match="--quantize is for CUDA GPUs") as caught:
         load(folder, LocalSettings(device="cpu", quantize="4bit"))
-    assert "ultrachat-cli[quantized]" in caught.value.hint
+    assert ".gguf" in caught.value.hint
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(placement, "device", lambda _: "cuda:0")
+    with pytest.raises(MissingExtra) as missing:
+        load(folder, LocalSettings(device="cuda", dtype="bfloat16", quantize="4bit"), free=lambda _: 10**9)
+    assert "ultrachat-cli[quantized]" in missing.value.hint
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

@@ -220,6 +220,16 @@ def test_a_model_too_large_says_what_it_would_need(folder: Path, monkeypatch: py
     assert found.value.hint.endswith("judge:openai:NAME")
 
 
+def test_a_config_larger_than_its_weights_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its matrices would be made before anybody saw that the files hold less."""
+    folder = tiny.ultrarm(tmp_path / "rm")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | {"hidden_size": 5120, "num_hidden_layers": 40}))
+    monkeypatch.setattr(placement, "available_memory", lambda: 10_000_000)
+    with pytest.raises(UltraError, match="rm does not fit"):
+        opened(folder)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"separator": 3}, "one newline or two"), ({"device": "balanced"}, "runs on one device")],

@@ -162,15 +162,15 @@ def _roomiest(need: Need, free: Free) -> str:
 
 
 def _check_quantized(device: str) -> None:
-    try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("--quantize", "bitsandbytes", "quantized") from error
     if device in ("cpu", "mps"):
         raise UltraError(
             f"--quantize is for CUDA GPUs; the model is to run on {device}",
             "without a GPU, a .gguf file of the model is what fewer bits are for: the embedded backend runs it",
         )
+    try:
+        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("--quantize", "bitsandbytes", "quantized") from error
 
 
 def _loaded(folder: Path, settings: LocalSettings, dtype: str, device: str) -> Any:
