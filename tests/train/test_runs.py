@@ -99,6 +99,21 @@ def test_larger_micro_batches_learn_the_same(model: Path, data: Path, whole: Pat
     )
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize(
+    "more", [{"launch__processes": 2, "launch__gpus": "null"}, {"activation_checkpointing": "true"}]
+)
+def test_compiled_it_learns_the_same(
+    ultrachat: Ultrachat, model: Path, data: Path, whole: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    done = ultrachat(*runs.command(data, model, tmp_path / "out", compile="on", steps=2, **more))
+    assert done.code == 0, done
+    assert "compiled" in done.stderr
+    found, wanted = runs.losses(tmp_path / "out"), runs.losses(whole)
+    assert found[0][1:] == pytest.approx(wanted[0][1:], rel=1e-4)
+    assert found[1][1] == pytest.approx(wanted[1][1], rel=1e-2), "the schedule is a shorter one"
+
+
 def test_an_outer_torchrun_is_joined(ultrachat: Ultrachat, model: Path, data: Path, tmp_path: Path) -> None:
     arguments = runs.command(data, model, tmp_path / "out", steps=2)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ultrachat_cli"]

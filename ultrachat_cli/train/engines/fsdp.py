@@ -47,7 +47,8 @@ class Fsdp:
         if config.activation_checkpointing:
             whole.gradient_checkpointing_enable({"use_reentrant": False})
         self.learner = model.Learner(whole, _TYPES[config.precision]).train()
-        self._shard(_TYPES[config.precision])
+        if place.world > 1 or place.device.type != "cpu":  # else its copies cost a tenth of a step
+            self._shard(_TYPES[config.precision])
         self._fill(model.Stored(folder))
         if compiled:
             _compile(self.learner.model.get_decoder(), place.device)
@@ -80,12 +81,11 @@ class Fsdp:
             buffer.copy_(buffers[name])
         with torch.no_grad():
             for name, weight in model.parameters(self.learner):
-                assert isinstance(weight, DTensor)
                 share = -(-weight.shape[0] // self.place.world)
                 start = min(self.place.rank * share, weight.shape[0])
                 end = min(start + share, weight.shape[0])
                 plain = adapters.plain_name(name.removeprefix("model."))
-                local = weight.to_local()
+                local = weight.to_local() if isinstance(weight, DTensor) else weight.detach()
                 if plain is None:
                     local.copy_(adapters.initial(name, weight.shape)[start:end])
                 else:
@@ -161,13 +161,6 @@ def _whole(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _compile(decoder: Any, device: torch.device) -> None:
-    """On a GPU whole layers; on a CPU what is not matrix multiplication or attention: that is where it pays."""
-    for layer in decoder.layers:
-        if device.type == "cuda":
-            layer.compile()
-            continue
-        for module in layer.children():
-            if not any(hasattr(module, name) for name in ("q_proj", "qkv_proj", "o_proj")):
-                module.compile(dynamic=True)
-    if device.type == "cpu":
-        decoder.norm.compile(dynamic=True)
+    """Each layer; all have the same code, which is compiled once. On a CPU attention stays out of it."""
+    for layer in (*decoder.layers, decoder.norm):
+        layer.compile(dynamic=device.type == "cpu" or None)
