@@ -62,13 +62,14 @@ class Measured:
 def measured(command: list[str], **environ: str) -> Measured:
     """Run it to its end; this process must stay small, for the peak of a child counts its parent's."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environ})
-    assert process.stdout
-    assert process.stderr
-    out = process.stdout.read()
-    said = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads meanwhile would fill
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **environ})
+        assert process.stdout
+        out = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        said = errors.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)[:300]}\n{said.decode()[-2000:]}")
     last = out.decode().strip() or "{}"

@@ -6,20 +6,14 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from ultrachat_cli.errors import ConfigError
-from ultrachat_cli.machine import cores
 from ultrachat_cli.train import processes
 from ultrachat_cli.train.settings import EngineName, TrainConfig
 
 if TYPE_CHECKING:
     from ultrachat_cli.train.batches import Plan
     from ultrachat_cli.train.engines.base import Engine
-    from ultrachat_cli.train.flops import Cost
     from ultrachat_cli.train.prepare import Prepared
     from ultrachat_cli.train.processes import Place
-
-_COMPILE_SECONDS = 60  # what compiling takes on a CPU
-_CPU_RATE = 80e9  # operations a second a core, about
-_CPU_GAIN = 0.15  # of the time of a step
 
 
 def engine(config: TrainConfig) -> tuple[EngineName, str]:
@@ -37,17 +31,11 @@ def engine(config: TrainConfig) -> tuple[EngineName, str]:
     return "bmtrain", "the config asks for it, it is installed, and there is a GPU"
 
 
-def compiled(config: TrainConfig, plan: Plan, place: Place, cost: Cost) -> bool:
-    """Whether compiling pays; see `TrainConfig.compile`."""
+def compiled(config: TrainConfig, place: Place) -> bool:
+    """Whether to compile; see `TrainConfig.compile`."""
     if config.compile != "auto":
         return config.compile == "on"
-    if engine(config)[0] in ("bmtrain", "accelerate"):
-        return False
-    if place.device.type == "cuda":
-        return True
-    tokens = plan.tokens * config.epochs
-    seconds = 6 * cost.weights * tokens / (_CPU_RATE * cores())
-    return seconds * _CPU_GAIN > 2 * _COMPILE_SECONDS
+    return engine(config)[0] == "fsdp" and place.device.type == "cuda"
 
 
 def built(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ultrachat_cli.machine import cores
-from ultrachat_cli.train import loss, processes
+from ultrachat_cli.train import cpu_attention, loss, processes
 from ultrachat_cli.train.batches import Plan
 from ultrachat_cli.train.flops import Cost, inner_size
 from ultrachat_cli.train.prepare import Prepared, summary
@@ -49,7 +49,7 @@ class Estimate:
         return cls(
             engine=engine, processes=world, data=summary(prepared), tokens=plan.tokens, packed_rows=plan.rows,
             fill=round(plan.fill, 4), steps=plan.steps, accumulation=plan.accumulation, weights=cost.weights,
-            memory=memory(config, prepared, cost, world, engine),
+            memory=memory(config, prepared, cost, world, engine, on_gpu=on_gpu),
             seconds=6 * cost.weights * tokens * again / (rate * share), machine=machine,
         )  # fmt: skip
 
@@ -73,7 +73,9 @@ class Estimate:
         yield "time", f"about {_span(self.seconds)} on {self.machine}"
 
 
-def memory(config: TrainConfig, prepared: Prepared, cost: Cost, world: int, engine: str) -> dict[str, float]:
+def memory(
+    config: TrainConfig, prepared: Prepared, cost: Cost, world: int, engine: str, *, on_gpu: bool
+) -> dict[str, float]:
     """GiB a process, by kind; activations of a layer counted from the tensors that autograd keeps."""
     from transformers import AutoConfig
 
@@ -85,11 +87,14 @@ def memory(config: TrainConfig, prepared: Prepared, cost: Cost, world: int, engi
     width = 2 if config.precision != "fp32" else 4
     # in, two norms (input and fp32 copy), q k v and their rotated copies, attention, three of the MLP, residuals
     layer = hidden * (12 * width + 8) + 4 * inner * width
+    on_cpu = engine == "fsdp" and not on_gpu and width < 4
+    if on_cpu:  # and the weights of attention (cpu_attention)
+        layer += width * told.num_attention_heads * min(config.max_length, cpu_attention.KEPT) // 2
     tokens = config.micro_batch * config.max_length
     kept = tokens * (layers * hidden * width + layer) if config.activation_checkpointing else tokens * layers * layer
     gathered: float = width * (2 * cost.inner / layers + cost.head * (1 if tied else 2))
     logits = min(loss.CHUNK, tokens) * told.vocab_size * (width + 4) + 8 * cost.head
-    if engine == "accelerate":  # all in each process, and a copy to compute with
+    if engine == "accelerate" or (on_cpu and world == 1):  # all in each process, and a copy to compute with
         world, gathered = 1, width * weights if width < 4 else 0
     if engine == "bmtrain":
         state, gradients = (2 if config.offload else 14), 2
