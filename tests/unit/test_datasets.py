@@ -20,7 +20,7 @@ LINE = b'{"data": ["a", "b"]}\n'
 
 
 def spec(*files: DatasetFile) -> DatasetSpec:
-    return DatasetSpec(name="test", licence="mit", shape="ultrachat", files=list(files))
+    return DatasetSpec(name="test", licence="mit", rows=1, shape="ultrachat", files=list(files))
 
 
 def pulled(source: Path, folder: Path, *files: DatasetFile) -> fetch.Fetched:

@@ -41,7 +41,7 @@ class DatasetSpec(Frozen):
     """Branch, tag or commit of it."""
     licence: str
     """Licence as its card states it."""
-    rows: int | None = None
+    rows: int = Field(ge=1)
     """Records of all files together."""
     shape: Literal["ultrachat", "messages", "sharegpt", "ultrafeedback", "benchmark", "verdicts"]
     """The three dialogue shapes; ultrafeedback: rated answers; benchmark: questions, for `eval`, `dedupe`;
