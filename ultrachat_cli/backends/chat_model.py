@@ -78,6 +78,11 @@ class ChatModel:
 
         return await (asked() if self.journal is None else self.journal.once(key, asked))
 
+    def key(self, kind: str, prompt: Prompt, sampling: Sampling) -> str:
+        """A journal key that is another for another model, prompt or sampling."""
+        digest = hashlib.sha256(repr((prompt, sampling.body())).encode()).hexdigest()[:32]
+        return f"{kind}/{self.spec.name}@{self.url}/{digest}"
+
     async def ask_until(
         self, kind: str, prompt: Prompt, sampling: Sampling, read: Callable[[Completion], T | None],
         *, schema: Mapping[str, Any] | None = None,
@@ -91,8 +96,7 @@ class ChatModel:
         for attempt in range(ATTEMPTS):
             if attempt:
                 sampling = replace(sampling, temperature=max(0.7, sampling.temperature or 0.0), seed=attempt)
-            digest = hashlib.sha256(repr((prompt, sampling.body())).encode()).hexdigest()[:32]
-            keys.append(f"{kind}/{self.spec.name}@{self.url}/{digest}")
+            keys.append(self.key(kind, prompt, sampling))
             answer = await self.ask(keys[-1], prompt, sampling, schema=schema)
             found = read(answer)
             if found is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ultrachat_cli.dedupe import kernel
 from ultrachat_cli.dedupe.kernel import compiled
-from ultrachat_cli.dedupe.overlap import cover, marks, nearest, unshifted
+from ultrachat_cli.dedupe.overlap import cover, insert, nearest, unshifted
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,6 @@ def laid_out(
         if distinct:
             sizes[item] = total - first
     return flat[:total].copy(), owners[:total].copy(), places[:total].copy()
-
-
-@compiled
-def insert(grams: np.ndarray, bits: np.ndarray) -> None:
-    """Put n-gram hashes into the filter."""
-    for g in range(len(grams)):
-        bits[(grams[g] >> np.uint64(32)) & np.uint64(len(bits) - 1)] |= marks(grams[g])
 
 
 def search(

@@ -1,7 +1,7 @@
 """The compiled search for n-grams of many items in many texts (see `decontaminate`).
 
 n-grams of the texts are hashed as they are looked up, as `kernel.grams` does it: whoever changes that, or `mix`,
-changes this file too, or the compiler's cache keeps the old ones in here; so it is with `marks` and `gram_table`.
+changes this file too, or the compiler's cache keeps the old ones in here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ def unshifted(heads: np.ndarray) -> np.uint64:
         rest >>= 1
         spare -= 1
     return np.uint64(spare)
+
+
+@compiled
+def insert(grams: np.ndarray, bits: np.ndarray) -> None:
+    """Put n-gram hashes into the filter."""
+    for g in range(len(grams)):
+        bits[(grams[g] >> np.uint64(32)) & np.uint64(len(bits) - 1)] |= marks(grams[g])
 
 
 @compiled
@@ -118,7 +125,7 @@ def nearest(
     strange_most = most * (1 - similar) / similar
     enough = int(2 * strange_most) + 2 * n  # words that most often tell
     gram = np.empty(len(word) + 1, np.uint64)
-    strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; three in one place count once, to be safe
+    strangers = np.full(4096, -1, np.int64)  # counts distinct n-grams; two in one place count once, to be safe
     touched = np.empty(len(sizes), np.int64)
     out = np.empty((1024, 3))
     found = start = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -67,8 +66,7 @@ class Answerer:
         """One answer, or the best of several. Raises `BackendError`, `BudgetSpent`."""
         asked = messages(self.model.spec, self._settings, instruction)
         sampling = await self._fitting(asked)
-        digest = hashlib.sha256(repr((asked, sampling.body())).encode()).hexdigest()[:32]
-        key = f"answer/{self.model.spec.name}@{self.model.url}/{digest}"
+        key = self.model.key("answer", asked, sampling)
 
         async def draw(k: int) -> Completion:
             return await self.model.ask(f"{key}/{k}", asked, replace(sampling, seed=self._settings.seed + k))

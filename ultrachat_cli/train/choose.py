@@ -31,11 +31,11 @@ def engine(config: TrainConfig) -> tuple[EngineName, str]:
     return "bmtrain", "the config asks for it, it is installed, and there is a GPU"
 
 
-def compiled(config: TrainConfig, place: Place) -> bool:
-    """Whether to compile; see `TrainConfig.compile`."""
+def compiled(name: EngineName, config: TrainConfig, place: Place) -> bool:
+    """Whether that engine compiles; see `TrainConfig.compile`."""
     if config.compile != "auto":
         return config.compile == "on"
-    return engine(config)[0] == "fsdp" and place.device.type == "cuda"
+    return name == "fsdp" and place.device.type == "cuda"
 
 
 def built(

@@ -7,6 +7,7 @@ pair of tokens that see each other), of longer ones they are worked out again. S
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ class _Attention(torch.autograd.Function):
         for start, end in blocks.bounds:
             weights = blocks.weights(start, end)
             blocks.rows(out, start, end).copy_(blocks.grouped(torch.bmm(weights, value[:, :end])))
-            kept.append(weights)
-        ctx.save_for_backward(query, key, value, *(kept if query.shape[1] <= KEPT else ()))
+            if query.shape[1] <= KEPT:
+                kept.append(weights)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.scale = scale
         return out
 
@@ -66,11 +68,18 @@ class _Blocks:
     """Rows of queries, those of the heads that share a key side by side: [kv, h / kv * rows, d]."""
 
     def __init__(self, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
-        self._query, self._scale, self._shared = query, scale, len(key)
-        self._keys = key.float().transpose(1, 2)
+        self._query, self._key, self._scale, self._shared = query, key, scale, len(key)
         size = query.shape[1]
         self.bounds = [(start, min(start + ROWS, size)) for start in range(0, size, ROWS)]
-        self._hidden = torch.ones(min(ROWS, size), min(ROWS, size), dtype=torch.bool).triu(1)
+
+    @cached_property
+    def _keys(self) -> torch.Tensor:
+        return self._key.float().transpose(1, 2)
+
+    @cached_property
+    def _hidden(self) -> torch.Tensor:
+        size = self.bounds[0][1]
+        return torch.ones(size, size, dtype=torch.bool).triu(1)
 
     def rows(self, tensor: torch.Tensor, start: int, end: int) -> torch.Tensor:
         """[h, t, d] -> [kv, h / kv, end - start, d], the same memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from ultrachat_cli.evaluate.fields import label
 from ultrachat_cli.models import weights
 from ultrachat_cli.progress import Progress
 from ultrachat_cli.records import datasets, fetch, files, jsonl
+from ultrachat_cli.records.manifest import sha256
 
 DEMO = "demo"
 DEMO_FILE = Path(__file__).with_name("demo.yaml")
@@ -137,10 +137,9 @@ def _read(suite: Suite, name: str, path: Path, licence: str = "") -> QuestionSet
             answers.setdefault(question.instruction, answer)
     if not found:
         raise DataError(path, 0, "holds no questions")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     questions = list(found.values())
     whole = list(answers.values()) if len(answers) == len(found) else []
-    return QuestionSet(name, path, digest, questions, whole, len(questions), licence, number)
+    return QuestionSet(name, path, sha256(path), questions, whole, len(questions), licence, number)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:

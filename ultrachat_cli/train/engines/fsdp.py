@@ -1,4 +1,4 @@
-"""torch FSDP2: weights, gradients and AdamW sharded over all processes; one process is a special case of that.
+"""torch FSDP2: weights, gradients and AdamW sharded over all processes; on a CPU alone they stay whole.
 
 Weights are kept and updated in fp32, computed with in bf16 (each layer's are gathered as it runs), gradients are
 summed over processes in fp32.
