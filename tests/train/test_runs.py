@@ -181,6 +181,20 @@ def test_a_process_that_dies_ends_the_run(ultrachat: Ultrachat, model: Path, dat
     assert "Traceback" not in result.stderr
 
 
+def test_what_a_process_said_before_it_died_is_told(
+    ultrachat: Ultrachat, model: Path, data: Path, tmp_path: Path
+) -> None:
+    """The second one writes to a file that no one watches."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('LOCAL_RANK') == '1':\n"
+        "    os.write(2, b'this node has no disk\\n')\n    os._exit(7)\n"
+    )
+    ultrachat.environ["PYTHONPATH"] = str(tmp_path)
+    result = ultrachat(*runs.command(data, model, tmp_path / "out", **PAIR))
+    assert result.code == 1, result
+    assert "process 1 ended with 7; the end of its log:\nthis node has no disk\n" in result.stderr
+
+
 def test_what_was_learned_is_said(model: Path, tmp_path: Path) -> None:
     """Overfit on 20 dialogues, then asked by transformers alone: format, mask, export and template agree."""
     colours = ("red", "blue", "green", "white", "black")

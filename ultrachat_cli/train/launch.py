@@ -46,9 +46,18 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
     Rank 0 shares this terminal, the others write to `<folder>/logs`. Raises `Stopped`, and `UltraError` for a process
     that died, with the end of its log.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, LogsDest, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    class Logs(DefaultLogsSpecs):
+        """Remembers where the processes of this node write: a failure does not tell."""
+
+        where: LogsDest
+
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+            self.where = super().reify(envs)
+            return self.where
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says is said here in one line
     count = here(launch)
@@ -57,6 +66,7 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
     single = launch.nodes == 1
     first_here = launch.node_rank == 0
     quiet = {local: Std.ALL for local in range(count) if local or not first_here}
+    logs = Logs(str(folder / LOGS), redirects=quiet)
     settings = LaunchConfig(
         launch.nodes, launch.nodes, count,
         run_id=uuid.uuid4().hex if single else "ultrachat",
@@ -65,14 +75,14 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
         rdzv_configs={} if single else {"is_host": first_here},
         max_restarts=0,
         shutdown_timeout=_GRACE,
-        logs_specs=DefaultLogsSpecs(str(folder / LOGS), redirects=quiet),
+        logs_specs=logs,
     )  # fmt: skip
     try:
         elastic_launch(settings, sys.executable)("-m", "ultrachat_cli", *arguments)
     except SignalException as error:
         raise Stopped(INTERRUPTED) from error
     except ChildFailedError as error:
-        _told(error)
+        _told(error, logs.where)
     except (RuntimeError, OSError) as error:
         raise UltraError(
             f"the processes could not be started: {str(error).splitlines()[0]}",
@@ -80,7 +90,7 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
         ) from error
 
 
-def _told(error: Any) -> None:
+def _told(error: Any, logs: Any) -> None:
     """What the first process that failed died of."""
     codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
     if INTERRUPTED in codes.values():
@@ -91,16 +101,15 @@ def _told(error: Any) -> None:
     if rank == 0 and failure.exitcode > 0:
         raise Stopped(failure.exitcode) from error
     cause = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
-    log = Path(str(getattr(failure, "error_file", "")))
+    local = failure.local_rank
     raise UltraError(
-        f"process {rank} {cause}{_tail(log.parent)}",
+        f"process {rank} {cause}{_tail(logs.stderrs.get(local), logs.stdouts.get(local))}",
         "--resume goes on from the newest checkpoint; if memory ran out, lower micro_batch",
     ) from error
 
 
-def _tail(folder: Path) -> str:
-    for name in ("stderr.log", "stdout.log"):
-        path = folder / name
-        if path.is_file() and (text := path.read_text(errors="replace").strip()):
+def _tail(*logs: str | None) -> str:
+    for path in filter(None, logs):
+        if text := Path(path).read_text(errors="replace").strip():
             return "; the end of its log:\n" + "\n".join(text.splitlines()[-_TAIL:])
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ultrachat_cli.config import Loaded
 from ultrachat_cli.errors import ConfigError, UltraError
@@ -75,9 +76,7 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
         raise ConfigError(f"--output: {folder} holds a run", "--resume goes on with it; another --output begins anew")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()  # of another name in each process: they come here at the same moment
     except OSError as error:
         raise jsonl.unwritable(folder, error) from error
 
