@@ -122,7 +122,13 @@ def test_loss_and_gradients_are_those_of_fsdp(place: Place, tmp_path: Path, tied
             float(other.forward_backward(batch, learned)), rel=1e-5
         )
     torch.testing.assert_close(gradients(mine), gradients(other), rtol=1e-4, atol=1e-7)
-    assert mine.clip(0.5) == pytest.approx(other.clip(0.5), rel=1e-5)
+    whole = {name: grad.clone() for name, grad in gradients(other).items()}
+    assert other.clip(1e9) == pytest.approx(other.clip(0), rel=1e-6), "no limit"
+    torch.testing.assert_close(gradients(other), whole, rtol=0, atol=0)
+    limit = other.clip(0) / 2
+    assert mine.clip(limit) == pytest.approx(other.clip(limit), rel=1e-5)
+    torch.testing.assert_close(gradients(mine), gradients(other), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradients(other), {name: grad / 2 for name, grad in whole.items()}, rtol=1e-4, atol=0)
     assert mine.step(1e-3)
     assert other.step(1e-3)
     for (name, weight), (same, right) in zip(mine.tensors(), other.tensors(), strict=True):

@@ -147,6 +147,11 @@ class Plan:
         """Tokens of the first epoch."""
         return int(self._examples.lengths[self._epoch(0)[0]].sum())
 
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of the whole run, about: as if all rows held as many as those of the first epoch."""
+        return self.tokens * self.seen // max(1, self.rows)
+
     def epoch_at(self, step: int) -> float:
         """Epochs done before a step."""
         row = min(step * self._config.batch, int(self._row_ends[-1]))

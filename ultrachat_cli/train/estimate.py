@@ -43,14 +43,13 @@ class Estimate:
         on_gpu = engine == "bmtrain" or config.bmtrain or processes.gpus_wanted(config.launch)
         rate, machine = (_GPU_RATE, f"{_GPU} at 45% of its peak") if on_gpu else (_cpu_rate(), "this machine's CPU")
         world = plan.world
-        tokens = plan.tokens * plan.seen / max(1, plan.rows)
         again = 4 / 3 if config.activation_checkpointing else 1.0
         share = world if on_gpu else 1
         return cls(
             engine=engine, processes=world, data=summary(prepared), tokens=plan.tokens, packed_rows=plan.rows,
             fill=round(plan.fill, 4), steps=plan.steps, accumulation=plan.accumulation, weights=cost.weights,
             memory=memory(config, prepared, cost, world, engine, on_gpu=on_gpu),
-            seconds=6 * cost.weights * tokens * again / (rate * share), machine=machine,
+            seconds=cost.least(plan.all_tokens) * again / (rate * share), machine=machine,
         )  # fmt: skip
 
     def record(self) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def memory(
     tokens = config.micro_batch * config.max_length
     kept = tokens * (layers * hidden * width + layer) if config.activation_checkpointing else tokens * layers * layer
     gathered: float = width * (2 * cost.inner / layers + cost.head * (1 if tied else 2))
-    logits = min(loss.CHUNK, tokens) * told.vocab_size * (width + 4) + 8 * cost.head
+    logits = min(loss.CHUNK, tokens) * told.vocab_size * (width + 4 * on_gpu) + 8 * cost.head
     if engine == "accelerate" or (on_cpu and world == 1):  # all in each process, and a copy to compute with
         world, gathered = 1, width * weights if width < 4 else 0
     if engine == "bmtrain":

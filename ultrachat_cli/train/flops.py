@@ -44,6 +44,10 @@ class Cost:
         """All weights, the embedding (as large as the head) once."""
         return self.inner + self.head
 
+    def least(self, tokens: int) -> float:
+        """Forward and backward of so many tokens, all of them learned, without attention."""
+        return 6.0 * self.weights * tokens
+
     def flops(self, batch: Batch) -> float:
         """Forward and backward of a micro-batch."""
         sizes = [int(b) - int(a) for a, b in zip([0, *batch.ends[:-1]], batch.ends, strict=True)]

@@ -15,6 +15,7 @@ from ultrachat_cli.train.batches import IGNORED
 
 CHUNK = 512
 """Tokens whose logits are in memory at once."""
+_ROWS = {"cpu": 32}  # tokens whose logits are in fp32 at once: as many as stay in the cache
 
 
 class _Summed(torch.autograd.Function):
@@ -32,25 +33,26 @@ class _Summed(torch.autograd.Function):
         grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if learns_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        size = _ROWS.get(hidden.device.type, chunk)
         for start in range(0, len(labels), chunk):
-            part, goal = hidden[start : start + chunk], labels[start : start + chunk, None]
+            part, goals = hidden[start : start + chunk], labels[start : start + chunk, None]
             logits = part @ weight.T
-            if bias is not None:
-                logits = logits + bias.float()
-            largest, place = logits.max(1, keepdim=True)
-            slope = torch.softmax(logits, 1, torch.float32)
-            total += (largest.float() - slope.gather(1, place).log() - logits.gather(1, goal).float()).sum()
-            if not wanted:
-                continue
-            slope.scatter_add_(1, goal, torch.full_like(slope[:, :1], -1.0))
-            if grad_bias is not None:
-                grad_bias += slope.sum(0)
-            del logits
-            slope = slope.to(weight.dtype)
+            for rows, goal in zip(torch.split(logits, size), torch.split(goals, size), strict=True):
+                raw = rows if bias is None else rows + bias.float()
+                largest = raw.amax(1, keepdim=True)
+                slope = torch.softmax(raw, 1, torch.float32)
+                # the sum of exp(logit - largest) is what the largest was divided by
+                total += (largest.float() - slope.amax(1, keepdim=True).log() - raw.gather(1, goal).float()).sum()
+                if not wanted:
+                    continue
+                slope.scatter_add_(1, goal, torch.full_like(slope[:, :1], -1.0))
+                if grad_bias is not None:
+                    grad_bias += slope.sum(0)
+                rows.copy_(slope)  # logits are not needed again: their gradient takes their place
             if grad_hidden is not None:
-                torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
+                torch.mm(logits, weight, out=grad_hidden[start : start + chunk])
             if learns_weight:
-                product = slope.T @ part
+                product = logits.T @ part
                 grad_weight = product.float() if grad_weight is None else grad_weight.add_(product)
         if learns_weight and grad_weight is None:
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)

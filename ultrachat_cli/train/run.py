@@ -44,7 +44,7 @@ def run(loaded: Loaded[TrainConfig], progress: Progress | None = None, *, resume
     try:
         plan = Plan(prepared.train, prepared.weights, config, place.world)
         cost = _cost(prepared)
-        compiled = choose.compiled(engine_name, config, place)
+        compiled = choose.compiled(engine_name, config, place, plan, cost)
         progress.say(
             f"engine {engine_name}: {why}; {place.world} x {place.device.type}{', compiled' if compiled else ''}"
         )

@@ -167,7 +167,7 @@ class TrainConfig(Frozen):
     activation_checkpointing: bool = False
     """Compute activations again instead of keeping them: less memory, a third more work."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile (not bmtrain); auto: fsdp on a GPU. On a CPU it saves a tenth of the memory and no time."""
+    """torch.compile (not bmtrain); auto: fsdp on a GPU, and on a CPU with a C++ compiler beyond half an hour."""
     offload: bool = True
     """bmtrain: keep the optimizer in the host's memory (fp16 only)."""
     pad_token: str = ""

@@ -105,8 +105,12 @@ class Fsdp:
 
     def clip(self, largest: float) -> float:
         """See `Engine`."""
-        norm = nn.utils.clip_grad_norm_(self._weights, largest or float("inf"), foreach=True)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        norm = nn.utils.get_total_norm([p.grad for p in self._weights if p.grad is not None], foreach=True)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if 0 < largest < norm:  # dividing by one would read and write all gradients too
+            nn.utils.clip_grads_with_norm_(self._weights, largest, norm, foreach=True)
+        return float(norm)
 
     def step(self, rate: float) -> bool:
         """See `Engine`; never skips."""
