@@ -95,10 +95,12 @@ def _show(error: errors.UltraError) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from ultrachat_cli.commands.harmless import harmless
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text("error: ", style="bold red") + Text(error.message))
+    console.print(Text("error: ", style="bold red") + Text(harmless(error.message)))
     if error.hint:
-        console.print(Text("  try: ", style="bold") + Text(error.hint))
+        console.print(Text("  try: ", style="bold") + Text(harmless(error.hint)))
 
 
 def run() -> None:

@@ -50,6 +50,20 @@ def test_learned_text_stands_between_marks(ultrachat: Ultrachat, model: Path) ->
     )
 
 
+def test_no_text_moves_the_terminal(ultrachat: Ultrachat, model: Path) -> None:
+    """Neither what is shown nor what an error repeats."""
+    write(ultrachat.folder, {"data": ["\x1b[2Jthe", "\x9b31mriver\x07"]}, b"{}\n")
+    (ultrachat.folder / "set.jsonl").rename(ultrachat.folder / "\x1b[31m.jsonl")
+    result = ultrachat("data", "show-tokens", "\x1b[31m.jsonl", "--model", "model", "--format", "chatml")
+    assert result.code == 3, result
+    assert "\u241b[2Jthe" in result.stdout
+    assert "\u241b[31m.jsonl:2" in result.stderr
+    missing = ultrachat("data", "show-tokens", "\x1b[0m", "--model", "model")
+    assert "\u241b[0m" in missing.stderr
+    for text in (result.stdout, result.stderr, missing.stderr):
+        assert not {"\x1b", "\x9b", "\x07"} & set(text)
+
+
 def test_json_holds_ids_tokens_and_marks(ultrachat: Ultrachat, model: Path) -> None:
     write(ultrachat.folder, {"id": "r", "data": ["the", "the"]}, RIVER)
     told = ultrachat("data", "show-tokens", "set.jsonl", "-m", "model", "--format", "chatml", "--json", "-n", "1").json

@@ -10,20 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from ultrachat_cli.commands.harmless import harmless
 from ultrachat_cli.commands.markdown_stream import MarkdownStream
 from ultrachat_cli.errors import UltraError
 
 EVERY = 0.125  # seconds between two drawings at least
 _SHARE = 10  # and this many times what the last one took: a block of any length costs a tenth of the time
 _LONGEST_COPY = 74_994  # bytes that every terminal with OSC 52 takes
-_SEEN = {n: chr(0x2400 + n) for n in range(32) if chr(n) not in "\n\t"} | {0x7F: "\u2421"}
-_HIDDEN = dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029], "\ufffd")
-_HARMLESS = str.maketrans({**_SEEN, **_HIDDEN, "\r": ""})
-
-
-def harmless(text: str) -> str:
-    """Without what would make a terminal do anything but show it: control characters, reversed writing."""
-    return text.translate(_HARMLESS)
 
 
 class Output:

@@ -17,7 +17,17 @@ def ls(json: Json = False) -> None:
     from ultrachat_cli.commands import display
     from ultrachat_cli.records import datasets
 
-    display.datasets([spec.record() for spec in datasets.known().values()], json)
+    rows = [spec.record() for spec in datasets.known().values()]
+    if json:
+        display.dump(rows)
+        return
+    lines = []
+    for row in rows:
+        size = sum(file.get("megabytes", 0) for file in row["files"])
+        parts = dict.fromkeys(file.get("sector") or file.get("split", "") for file in row["files"])
+        lines.append([row["name"], f"{row['rows']:,}", f"{size:,.0f}" if size else "", row["licence"],
+                      row.get("hub", "-"), ", ".join(filter(None, parts))])  # fmt: skip
+    display.columns(["name", "rows", "MB", "licence", "hub", "parts"], lines)
 
 
 def pull(

@@ -129,7 +129,7 @@ def _plan(loaded: Loaded[GenerateConfig], json: bool) -> None:
     from ultrachat_cli.commands import display
     from ultrachat_cli.generate import estimate
 
-    display.estimate(asyncio.run(estimate.estimate(loaded.value)), json)
+    display.report_rows(asyncio.run(estimate.estimate(loaded.value)), json)
 
 
 def _restart(loaded: Loaded[GenerateConfig], yes: bool) -> None:
@@ -147,15 +147,15 @@ def _restart(loaded: Loaded[GenerateConfig], yes: bool) -> None:
 def _run(loaded: Loaded[GenerateConfig], *, json: bool, verbose: int, quiet: bool) -> None:
     import os
 
-    from ultrachat_cli.commands import display, interrupt
+    from ultrachat_cli.commands import display, generate_screen, interrupt
     from ultrachat_cli.errors import INCOMPLETE
     from ultrachat_cli.generate import run
     from ultrachat_cli.generate.report import Counts
 
     counts = Counts()
-    with display.live(counts, verbose=verbose, quiet=quiet) as say:
+    with generate_screen.live(counts, verbose=verbose, quiet=quiet) as say:
         job = run.run(loaded, environ=os.environ, counts=counts, say=say)
         report = interrupt.run(job, f"interrupted; the same command resumes {loaded.value.folder}")
-    display.report(report, json)
+    display.report_rows(report, json)
     if not report.complete:
         raise typer.Exit(INCOMPLETE)

@@ -31,7 +31,17 @@ def ls(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -
     for spec in specs.known().values():
         here = _locate(spec) is not None if spec.embedded or spec.role == "embedding" else None
         rows.append({**spec.model_dump(exclude_defaults=True), "name": spec.name, "role": spec.role, "here": here})
-    display.models(rows, json)
+    if json:
+        display.dump(rows)
+        return
+    display.columns(
+        ["name", "role", "context", "licence", "source"],
+        [
+            [row["name"], row["role"], str(row.get("context", "")), row.get("licence", ""),
+             row["source"] + (" (here)" if row["here"] else "")]
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 @app.command("show")

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ultrachat_cli.commands.harmless import harmless
+
 _PLAIN_EVERY = 30.0  # seconds
 
 
@@ -54,7 +56,7 @@ class Shown:
     def say(self, line: str) -> None:
         """One notice."""
         if not self._quiet:
-            self._console.print(Text(line, style="dim"), soft_wrap=True)
+            self._console.print(Text(harmless(line), style="dim"), soft_wrap=True)
 
 
 class _Done(ProgressColumn):

@@ -83,6 +83,8 @@ def _print(one: Shown, console: Console) -> None:
 
     from rich.text import Text
 
+    from ultrachat_cli.commands.harmless import harmless
+
     coloured = console.is_terminal and not console.no_color
     for number, example in enumerate(one.examples, start=1):
         if number > 1:
@@ -92,7 +94,7 @@ def _print(one: Shown, console: Console) -> None:
             text.append("⟦" if learned and not coloured else "")
             for piece in pieces:
                 style = "bold " * piece.special + ("green" if learned else "cyan" if piece.special else "dim")
-                text.append(piece.text.replace("\n", "↵\n"), style=style)
+                text.append(harmless(piece.text).replace("\n", "↵\n"), style=style)
             text.append("⟧" if learned and not coloured else "")
         console.print(text, end="" if text.plain.endswith("\n") else "\n")
-    console.print(Text(one.summary(), style="bold"))
+    console.print(Text(harmless(one.summary()), style="bold"))

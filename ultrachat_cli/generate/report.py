@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,3 +79,26 @@ class Report:
         data["dialogues_per_second"] = round(self.written / self.seconds, 3) if self.seconds else 0.0
         data["seconds"], data["cost"] = round(self.seconds, 3), round(self.cost, 6)
         return data
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """For people."""
+        rate = self.written / self.seconds if self.seconds else 0.0
+        yield "written", f"{self.written} of {self.planned} dialogues, {rate:.2f}/s, {self.seconds:.1f} s"
+        yield "rejected", _counted(self.rejected)
+        yield "cut short", _counted(self.cut)
+        yield "near duplicates", f"{self.duplicates} openings dropped" if self.duplicates else ""
+        yield "failed", _counted(self.failed)
+        retries = f", {self.retries} retries" if self.retries else ""
+        repeated = f", {self.repeated:,} answers from the journal" if self.repeated else ""
+        yield "requests", f"{self.requests:,}{retries}{repeated}"
+        yield "tokens", f"{self.prompt_tokens:,} in, {self.completion_tokens:,} out"
+        yield "cost", f"unknown price: {', '.join(self.unpriced)}" if self.unpriced else f"${self.cost:.4f}"
+        yield "notes", _counted(self.warnings)
+        yield "stopped", self.stopped
+        yield "files", "\n".join(str(file) for file in self.files)
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    if not reasons:
+        return ""
+    return f"{sum(reasons.values())} ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})"
