@@ -256,4 +256,6 @@ def _fault(model: type[BaseModel], detail: ErrorDetails, sources: dict[Keys, str
         shown = "" if isinstance(given, dict | SecretStr) else f", got {given!r}"
         choices = _QUOTED.findall(str(detail.get("ctx", {}).get("expected", "")))
         problem = detail["msg"][0].lower() + detail["msg"][1:] + shown + registry.did_you_mean(str(given), choices)
+    if where.removeprefix("--set ").removeprefix("--").replace("-", "_") == key:
+        key = ""  # the flag has said it
     return ": ".join(part for part in (where, key, problem) if part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -78,12 +79,14 @@ def ours(folder: Path, data: dict[str, Any], *, compiled: bool) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--times", type=int, default=1, help="runs of each, in turn; the middle one is told")
     parser.add_argument("--only", default="")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--as", dest="role", default="", help=argparse.SUPPRESS)
     parser.add_argument("--rows", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.role:
+        os.environ["GOMP_SPINCOUNT"] = "10000"  # as `ultrachat train` sets it
         folder, data = given.rows.split("|")
         print(json.dumps(ours(Path(folder), json.loads(Path(data).read_text()), compiled=given.role == "compiled")))
         return
@@ -98,23 +101,25 @@ def main() -> None:
             "**ultrachat**, compiled": [*mine, "compiled"], "**ultrachat**": [*mine, "plain"],
             "TRL, no checkpointing": [*peer, "plain"], "TRL as it comes": [*peer, "default"],
         }  # fmt: skip
-        print("| | tokens/s | CPU-s per 1,000 tokens | peak GiB | loss, first and last step |\n|---|---|---|---|---|")
-        for name, command in commands.items():
-            if given.only and given.only not in name:
-                continue
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parents[1])
-            found = json.loads(done.stdout.splitlines()[-1])
-            seconds = statistics.median(_gaps(found["ends"])[SKIPPED - 1 :])
-            cpu = statistics.median(_gaps(found["cpu"])[SKIPPED - 1 :])
-            losses = f"{found['losses'][0]:.4f}, {found['losses'][-1]:.4f}"
-            print(
-                f"| {name} | {tokens / seconds:.1f} | {1000 * cpu / tokens:.1f} | {found['gib']:.1f} | {losses} |",
-                flush=True,
-            )
+        chosen = {name: command for name, command in commands.items() if given.only in name}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+        for _ in range(given.times):
+            for name, command in chosen.items():
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parents[1])
+                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    print("| | tokens/s | CPU-s per 1,000 tokens | peak GiB | loss, first and last step |\n|---|---|---|---|---|")
+    for name, runs in found.items():
+        seconds = statistics.median(_middle(run["ends"]) for run in runs)
+        cpu = statistics.median(_middle(run["cpu"]) for run in runs)
+        peak = statistics.median(run["gib"] for run in runs)
+        first, *_, last = runs[0]["losses"]
+        print(f"| {name} | {tokens / seconds:.1f} | {1000 * cpu / tokens:.1f} | {peak:.2f} | {first:.4f}, {last:.4f} |")
+        print(name, *(f"{tokens / _middle(run['ends']):.1f}" for run in runs), file=sys.stderr)
 
 
-def _gaps(ends: list[float]) -> list[float]:
-    return [b - a for a, b in pairwise(ends)]
+def _middle(ends: list[float]) -> float:
+    """The median of a run's steps, the first ones left out."""
+    return statistics.median(b - a for a, b in pairwise(ends[SKIPPED - 1 :]))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_faults_are_told_before_anything_is_read(ultrachat: Ultrachat) -> None:
     refused(ultrachat("data", "stats", "set.jsonl", "--tokenizer", "none.json"), 2, "none.json: no such file")
     refused(ultrachat("data", "stats", "set.jsonl", "--embedding", "minlm"), 2, "did you mean 'minilm'")
     refused(ultrachat("data", "stats", "-", "--judge", "x"), 2, "--judge-journal")
-    refused(ultrachat("data", "stats", "set.jsonl", "--judge", "x", "--max-cost", "-1"), 2, "max_cost")
+    refused(ultrachat("data", "stats", "set.jsonl", "--judge", "x", "--max-cost", "-1"), 2, "--max-cost: input")
 
 
 def test_a_judge_behind_an_endpoint_that_is_interrupted(ultrachat: Ultrachat, server: Serve) -> None:

@@ -36,8 +36,8 @@ def lines(path: Path, *records: object) -> Path:
 SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "sector": (["--sector", "worlds"], ["--sector: ", "'world', 'writing', 'materials' or 'all'", "'worlds'"]),
     "flag's type": (["--limit", "many"], ["--limit", "integer"]),
-    "rounds 0": (["--rounds", "0"], ["--rounds: rounds: impossible range 0-0"]),
-    "rounds down": (["--rounds", "5-3"], ["--rounds: rounds: impossible range 5-3", "not go down"]),
+    "rounds 0": (["--rounds", "0"], ["--rounds: impossible range 0-0"]),
+    "rounds down": (["--rounds", "5-3"], ["--rounds: impossible range 5-3", "not go down"]),
     "rounds word": (["--rounds", "many"], ["'many' is neither a number nor a range such as 3-7"]),
     "config": (["--config", "worldlarge"], ["no shipped generate config of that name", "did you mean 'world-large'?"]),
     "config file": (["--config", "none.yaml"], ["--config none.yaml: no such file"]),
@@ -79,11 +79,11 @@ def test_models_that_cannot_be_had(ultrachat: Ultrachat) -> None:
 
 def test_all_faults_of_the_command_line_at_once(ultrachat: Ultrachat) -> None:
     faults = {
-        "user.temprature=1": "--set user.temprature: user.temprature: unknown key (did you mean 'temperature'?)",
+        "user.temprature=1": "--set user.temprature: unknown key (did you mean 'temperature'?)",
         "world.mix.topics=1": "world.mix.topics: unknown key (did you mean 'topic'?)",
-        "sede=1": "--set sede: sede: unknown key (did you mean 'seed'?)",
-        "seed=many": "--set seed: seed: input should be a valid integer, ",
-        "user.temperature=hot": "--set user.temperature: user.temperature: ",
+        "sede=1": "--set sede: unknown key (did you mean 'seed'?)",
+        "seed=many": "--set seed: input should be a valid integer, ",
+        "user.temperature=hot": "--set user.temperature: ",
         "opening.temperature=9": "opening.temperature: input should be less than or equal to 5, got 9",
         "materials.min_chars=9000": "materials: min_chars 9000 is above max_chars 6000",
         "filters.truncated=maybe": "filters.truncated: input should be 'reject', 'trim' or 'keep', got 'maybe'",
@@ -92,11 +92,11 @@ def test_all_faults_of_the_command_line_at_once(ultrachat: Ultrachat) -> None:
         "prompts=[1": "--set prompts: ",
     }
     flags = {
-        "--limit=0": "--limit: limit: input should be greater than or equal to 1, got 0",
+        "--limit=0": "--limit: input should be greater than or equal to 1, got 0",
         "--concurrency=0": "--concurrency: limits.concurrency: ",
         "--rpm=0": "--rpm: limits.rpm: input should be greater than 0",
         "--max-cost=-1": "--max-cost: limits.max_cost: input should be greater than 0, got -1",
-        "--format=csv": "--format: format: input should be ",
+        "--format=csv": "--format: input should be ",
     }
     sets = [part for fault in faults for part in ("--set", fault)]
     refused(ultrachat("generate", *sets, *flags), 2, *faults.values(), *flags.values())

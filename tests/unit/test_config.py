@@ -124,7 +124,7 @@ rounds: 7-3
         r"FILE:8: duplicate key 'seed' \(first on line 7\)",
         r"FILE:9: rounds: impossible range 7-3",
         r"environment ULTRACHAT_GENERATE__FILTERS__LANGUGE: filters\.languge: unknown key .*'language'",
-        r"--set embedded_context: embedded_context: .*512.*3",
+        r"--set embedded_context: .*512.*3",
         r"--set nonsense: write --set key=value",
         r"--set opening\.list_retries: '\[1': .*not valid YAML",
         r"--concurrency: limits\.concurrency: .*1.*0",
@@ -233,7 +233,7 @@ def test_a_range_is_written_as_it_was_read(load: Loader, written: str) -> None:
     "written", ["7-3", "0", "0-4", "-3", "3-", "a-b", "3-7-9", "3..7", "true", "3.5", "[3, 7]", "''"]
 )
 def test_a_range_that_cannot_be_is_refused(load: Loader, written: str) -> None:
-    assert load.faults(sets=[f"rounds={written}"])[0].startswith("--set rounds: rounds: ")
+    assert load.faults(sets=[f"rounds={written}"])[0].startswith("--set rounds: ")
 
 
 def test_two_numbers_without_a_dash_are_no_range(load: Loader) -> None:
