@@ -8,6 +8,7 @@ pair of tokens that see each other), of longer ones they are worked out again. S
 from __future__ import annotations
 
 from functools import cached_property
+from math import gcd
 from typing import Any
 
 import torch
@@ -74,7 +75,13 @@ class _Blocks:
 
     @cached_property
     def _keys(self) -> torch.Tensor:
-        return self._key.float().transpose(1, 2)
+        return self._key.float().transpose(1, 2).repeat_interleave(self._parts, 0)
+
+    @cached_property
+    def _parts(self) -> int:
+        """Into how many the rows of a key are cut: each thread takes whole matrices of a product in fp32."""
+        threads = torch.get_num_threads()
+        return threads // gcd(threads, self._shared)
 
     @cached_property
     def _hidden(self) -> torch.Tensor:
@@ -97,7 +104,8 @@ class _Blocks:
         """What the rows pay to the tokens up to `end`: [kv, h / kv * rows, end]."""
         rows = self.flat(self._query, start, end).float().mul_(self._scale)
         scores = _scratch(rows.shape[0] * rows.shape[1] * end).view(*rows.shape[:2], end)
-        torch.bmm(rows, self._keys[:, :, :end], out=scores)
+        keys = self._keys if rows.shape[1] % self._parts == 0 else self._keys[:: self._parts]
+        torch.bmm(rows.view(len(keys), -1, rows.shape[2]), keys[:, :, :end], out=scores.view(len(keys), -1, end))
         size = end - start
         self.grouped(scores)[..., start:].masked_fill_(self._hidden[:size, :size], -torch.inf)
         return torch.softmax(scores, -1, out=scores).to(self._query.dtype)

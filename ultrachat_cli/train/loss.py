@@ -53,7 +53,7 @@ class _Summed(torch.autograd.Function):
                 torch.mm(logits, weight, out=grad_hidden[start : start + chunk])
             if learns_weight:
                 product = logits.T @ part
-                grad_weight = product.float() if grad_weight is None else grad_weight.add_(product)
+                grad_weight = product.float() if grad_weight is None else _added(grad_weight, product)
         if learns_weight and grad_weight is None:
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -71,6 +71,14 @@ class _Summed(torch.autograd.Function):
         if grad_bias is not None:
             grad_bias = (grad_bias * upstream).to(ctx.bias_type)
         return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    """In place. A CPU would first make all of `more` fp32: so in parts, there."""
+    size = 1024 if total.is_cpu else len(total)
+    for some, part in zip(torch.split(total, size), torch.split(more, size), strict=True):
+        some.add_(part)
+    return total
 
 
 def summed(
