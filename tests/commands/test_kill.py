@@ -205,11 +205,12 @@ def reads(pid: int, path: Path) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_a_signal_while_materials_are_searched(ultrachat: Ultrachat, steady: Running) -> None:
     path = ultrachat.folder / "short.jsonl"
-    path.write_bytes(b'{"text": "too short to be used"}\n' * 1_500_000)
+    path.write_bytes(b'{"text": "too short to be used"}\n' * 8_000_000)
     started = ultrachat.start(*made_by(steady, "-s", "materials", "--materials", path))
     assert when(lambda: reads(started.pid, path), started)
     time.sleep(0.2)
     result, took = started.send(signal.SIGTERM)
+    path.unlink()
     assert result.code == 130, result
     assert "Traceback" not in result.stderr
     assert took < 4
