@@ -116,7 +116,7 @@ def _panel(counts: Counts, rates: _Rates, verbose: int) -> RenderableType:
     )
     table = Table.grid(padding=(0, 2))
     for name, value in _figures(counts, rates):
-        table.add_row(Text(name, style="dim"), Text(value))
+        table.add_row(Text(name, style="dim"), Text(harmless(value)))
     parts: list[RenderableType] = [head, table]
     if verbose == 1 and counts.newest:
         parts.append(dialogue(counts.newest, longest=240))

@@ -47,9 +47,9 @@ def compiled(name: EngineName, config: TrainConfig, place: Place, plan: Plan, co
     """Whether that engine compiles; see `TrainConfig.compile`."""
     if config.compile != "auto":
         return config.compile == "on"
-    if name != "fsdp" or place.device.type == "cuda":
-        return name == "fsdp"
-    return cost.least(plan.all_tokens) > _WORTH * cores() and _can_compile()
+    if name != "fsdp":
+        return False
+    return place.device.type == "cuda" or (_can_compile() and cost.least(plan.all_tokens) > _WORTH * cores())
 
 
 def _can_compile() -> bool:

@@ -101,9 +101,9 @@ def _told(error: Any, logs: Any) -> None:
     if rank == 0 and failure.exitcode > 0:
         raise Stopped(failure.exitcode) from error
     cause = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
-    local = failure.local_rank
+    own = (written.get(failure.local_rank) for written in (logs.stderrs, logs.stdouts))
     raise UltraError(
-        f"process {rank} {cause}{_tail(logs.stderrs.get(local), logs.stdouts.get(local))}",
+        f"process {rank} {cause}{_tail(*own)}",
         "--resume goes on from the newest checkpoint; if memory ran out, lower micro_batch",
     ) from error
 
