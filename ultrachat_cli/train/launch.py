@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from pathlib import Path
@@ -97,7 +98,7 @@ def _told(error: Any, logs: Any) -> None:
         raise Stopped(INTERRUPTED) from error
     if set(codes.values()) == {INCOMPLETE}:
         raise Stopped(INCOMPLETE) from error
-    rank, failure = min(error.failures.items(), key=lambda pair: pair[1].timestamp)
+    rank, failure = min(error.failures.items(), key=lambda pair: (*_blameless(pair[1].exitcode), pair[1].timestamp))
     if rank == 0 and failure.exitcode > 0:
         raise Stopped(failure.exitcode) from error
     cause = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
@@ -106,6 +107,11 @@ def _told(error: Any, logs: Any) -> None:
         f"process {rank} {cause}{_tail(*own)}",
         "--resume goes on from the newest checkpoint; if memory ran out, lower micro_batch",
     ) from error
+
+
+def _blameless(code: int) -> tuple[bool, bool]:
+    """Of processes found dead together: one killed is the cause, others missed it, or the launcher ended them."""
+    return code == -signal.SIGTERM, code >= 0
 
 
 def _tail(*logs: str | None) -> str:
