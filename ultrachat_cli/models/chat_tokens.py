@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from ultrachat_cli.models import chat_templates, formats, text_tokens
 from ultrachat_cli.models.chat_templates import ChatTemplate
 from ultrachat_cli.models.formats import FORMATS, TOKENIZER, Part
 from ultrachat_cli.models.text_tokens import Run, TextTokenizer
+from ultrachat_cli.models.words import packed
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -134,14 +134,15 @@ class ChatTokenizer:
         """
         runs = [self._runs(messages, open_end) for messages in conversations]
         ids = self._texts.ids([run for own in runs for run in own])
-        bos = [self.bos] if self.bos is not None and self.format != TOKENIZER and FORMATS[self.format].bos else []
+        begins = self.bos is not None and self.format != TOKENIZER and FORMATS[self.format].bos
+        bos = packed([self.bos] if self.bos is not None and begins else [])
         found: list[Encoded] = []
         at = 0
         for own in runs:
             mine = [bos, *ids[at : at + len(own)]]
             at += len(own)
-            learn = np.repeat([False, *(run.learn for run in own)], list(map(len, mine)))
-            found.append(Encoded(np.fromiter(chain.from_iterable(mine), np.int32, len(learn)), learn))
+            learn = np.repeat([False, *(run.learn for run in own)], [len(part) // 4 for part in mine])
+            found.append(Encoded(np.frombuffer(bytearray().join(mine), np.int32), learn))
         return found
 
     def _runs(self, messages: Messages, open_end: bool) -> list[Run]:

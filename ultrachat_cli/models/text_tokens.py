@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from ultrachat_cli.errors import MissingExtra, UltraError
+from ultrachat_cli.models import words
+from ultrachat_cli.models.words import Words, packed
 
 _SPACES = ("\u2581", "\u0120")
 """How a token begins that stands for a space: SentencePiece's, byte-level BPE's."""
 _OTHERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-_CACHE = 200_000
-"""Words whose tokens the tokenizer keeps in mind."""
 
 
 class Run(NamedTuple):
@@ -48,7 +48,7 @@ class TextTokenizer:
         ]
         self.special = re.compile("|".join(ways) or r"(?!)")
         self._splits: dict[str, list[tuple[str, int | None]]] = {}
-        self._known: dict[tuple[str, bool], list[int]] = {}
+        self._known: dict[tuple[str, bool], bytes] = {}
 
     @cached_property
     def adds_space(self) -> bool:
@@ -76,9 +76,9 @@ class TextTokenizer:
             self._splits[text] = [(piece, token) for piece, token in found if piece]
         return self._splits[text]
 
-    def ids(self, runs: list[Run]) -> list[list[int]]:
-        """The ids of each; fixed texts are tokenized once, all others together."""
-        found: list[list[int]] = [[run.token] if run.token is not None else [] for run in runs]
+    def ids(self, runs: list[Run]) -> list[bytes]:
+        """The ids of each, int32[n]; fixed texts are tokenized once, all others together."""
+        found = [b"" if run.token is None else packed([run.token]) for run in runs]
         waiting: dict[bool, list[int]] = {True: [], False: []}
         for n, run in enumerate(runs):
             if run.token is not None:
@@ -88,15 +88,33 @@ class TextTokenizer:
             else:
                 waiting[run.opens].append(n)
         for opens, places in waiting.items():
-            if not places:
-                continue
-            tokenizer = self._opening if opens else self._inner
-            batch = tokenizer.encode_batch_fast([runs[n].text for n in places], add_special_tokens=False)
-            for n, encoded in zip(places, batch, strict=True):
-                found[n] = encoded.ids
+            for n, ids in zip(places, self._encoded([runs[n].text for n in places], opens), strict=True):
+                found[n] = ids
                 if runs[n].fixed:
-                    self._known[runs[n].text, opens] = found[n]
+                    self._known[runs[n].text, opens] = ids
         return found
+
+    def _encoded(self, texts: list[str], opens: bool) -> list[bytes]:
+        def ask(some: list[str]) -> list[bytes]:
+            tokenizer = self._opening if opens else self._inner
+            return [packed(found.ids) for found in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+
+        if self._words is None or (opens and not self._opens_with_space and self.adds_space):
+            return ask(texts)
+        return self._words.ids(texts, ask, space=opens and self.adds_space)
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return words.of(self._told(bare=True))
+
+    @cached_property
+    def _opens_with_space(self) -> bool:
+        """Whether what the tokenizer puts before a text is one space, and nothing elsewhere."""
+        opening, inner = (
+            twin.encode(text, add_special_tokens=False)
+            for twin, text in ((self._opening, "a1 b"), (self._inner, " a1 b"))
+        )
+        return bool(opening.ids == inner.ids)
 
     @cached_property
     def _opening(self) -> Any:
@@ -111,16 +129,18 @@ class TextTokenizer:
     def _twin(self, *, bare: bool) -> Any:
         from tokenizers import Tokenizer
 
-        told = orjson.loads(self._backend.to_str())
+        twin = Tokenizer.from_str(orjson.dumps(self._told(bare=bare)).decode())
+        twin.encode_special_tokens = True
+        return twin
+
+    def _told(self, *, bare: bool) -> dict[str, Any]:
+        """As a tokenizer.json."""
+        told: dict[str, Any] = orjson.loads(self._backend.to_str())
         for token in told["added_tokens"]:
             token["special"] = token["content"] in self._marks
         if bare:
             told["normalizer"], told["pre_tokenizer"] = _bare(told["normalizer"]), _bare(told["pre_tokenizer"])
-        twin = Tokenizer.from_str(orjson.dumps(told).decode())
-        twin.encode_special_tokens = True
-        if (resize := getattr(twin.model, "_resize_cache", None)) is not None:  # 10,000 unless told: a third slower
-            resize(_CACHE)
-        return twin
+        return told
 
 
 def _bare(step: Any) -> Any:
