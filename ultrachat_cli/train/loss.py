@@ -33,14 +33,19 @@ class _Summed(torch.autograd.Function):
         grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if learns_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = _ROWS.get(hidden.device.type, chunk)
-        for start in range(0, len(labels), chunk):
+        chunk = min(chunk, len(labels))
+        size = min(chunk, _ROWS.get(hidden.device.type, chunk))
+        # filled again for each chunk: memory that was just used is faster than fresh memory
+        all_logits = hidden.new_empty(chunk, len(weight))
+        slopes = hidden.new_empty(size, len(weight), dtype=torch.float32)
+        product = torch.empty_like(weight) if learns_weight else None
+        for start in range(0, len(labels), chunk or 1):
             part, goals = hidden[start : start + chunk], labels[start : start + chunk, None]
-            logits = part @ weight.T
+            logits = torch.mm(part, weight.T, out=all_logits[: len(part)])
             for rows, goal in zip(torch.split(logits, size), torch.split(goals, size), strict=True):
                 raw = rows if bias is None else rows + bias.float()
                 largest = raw.amax(1, keepdim=True)
-                slope = torch.softmax(raw, 1, torch.float32)
+                slope = torch.softmax(raw, 1, torch.float32, out=slopes[: len(raw)])
                 # the sum of exp(logit - largest) is what the largest was divided by
                 total += (largest.float() - slope.amax(1, keepdim=True).log() - raw.gather(1, goal).float()).sum()
                 if not wanted:
@@ -51,9 +56,9 @@ class _Summed(torch.autograd.Function):
                 rows.copy_(slope)  # logits are not needed again: their gradient takes their place
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[start : start + chunk])
-            if learns_weight:
-                product = logits.T @ part
-                grad_weight = product.float() if grad_weight is None else _added(grad_weight, product)
+            if product is not None:
+                torch.mm(logits.T, part, out=product)
+                grad_weight = _added(grad_weight, product)
         if learns_weight and grad_weight is None:
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -73,8 +78,10 @@ class _Summed(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
-def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+def _added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
     """In place. A CPU would first make all of `more` fp32: so in parts, there."""
+    if total is None:
+        return more.to(torch.float32, copy=True)
     size = 1024 if total.is_cpu else len(total)
     for some, part in zip(torch.split(total, size), torch.split(more, size), strict=True):
         some.add_(part)

@@ -49,6 +49,8 @@ class Fsdp:
         self.learner = model.Learner(whole, _TYPES[config.precision]).train()
         if place.world > 1 or place.device.type != "cpu":  # else its copies cost a tenth of a step
             self._shard(_TYPES[config.precision])
+        elif whole.get_input_embeddings().weight is whole.get_output_embeddings().weight:
+            whole.get_input_embeddings().sparse = True  # rows added to the head's gradient, not a matrix of zeros more
         self._fill(model.Stored(folder))
         if compiled:
             _compile(self.learner.model.get_decoder(), place.device)
