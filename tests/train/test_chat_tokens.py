@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 from tests.commands.checks import weights_or_skip
 from tests.train.vocabularies import CHATML, LLAMA3, byte_level, sentencepiece
 from ultrachat_cli.errors import ConfigError, UltraError
-from ultrachat_cli.models import folders, gguf_tokenizer, specs, weights
+from ultrachat_cli.models import folders, gguf_tokenizer, specs, text_tokens, weights
 from ultrachat_cli.models.chat_tokens import ChatTokenizer, Encoded, stretches
 from ultrachat_cli.models.formats import FORMATS, TOKENIZER
 from ultrachat_cli.records.dialogue import Dialogue
@@ -57,6 +57,12 @@ def learned(tokenizer: ChatTokenizer, messages: Talk) -> list[str]:
 
 def whole(tokenizer: ChatTokenizer, messages: Talk) -> str:
     return str(tokenizer.backend.decode(tokenizer.encode([messages])[0].ids.tolist(), skip_special_tokens=False))
+
+
+@pytest.fixture(autouse=True, params=["few", "many"])
+def texts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenized by the tokenizer, or looked up by words."""
+    monkeypatch.setattr(text_tokens, "_MANY", 0 if request.param == "many" else 1 << 20)
 
 
 @pytest.fixture(params=[*FORMATS, "jinja", "jinja-llama2"])

@@ -6,15 +6,15 @@ import random
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from ultrachat_cli.models import words
+from ultrachat_cli.models import text_tokens, words
 from ultrachat_cli.models.text_tokens import Run, TextTokenizer
+from ultrachat_cli.models.words import Words, of
 
 SENTENCES = [
     "The quick brown fox doesn't jump over 13 lazy dogs; it's 2,024 and we'll see.",
@@ -195,7 +195,7 @@ def _changed(kind: str, **model: Any) -> dict[str, Any]:
     return told | {"model": told["model"] | model}
 
 
-def test_kinds_whose_words_are_not_known(tmp_path: Path) -> None:
+def test_kinds_whose_words_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is guessed: such a tokenizer is asked for every text."""
     gpt2 = _bare(KINDS["gpt-2"]())
     pieces = gpt2["pre_tokenizer"]
@@ -216,9 +216,27 @@ def test_kinds_whose_words_are_not_known(tmp_path: Path) -> None:
         orjson.loads(Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)], 0)).to_str()),
     ):  # fmt: skip
         assert words.of(told) is None
+    monkeypatch.setattr(text_tokens, "_MANY", 0)
     texts = TextTokenizer(crossing, "")
     (ids,) = texts.ids([Run("The quick brown", False, False, False)])
     assert memoryview(ids).cast("i").tolist() == crossing.encode("The quick brown", add_special_tokens=False).ids
+
+
+def test_words_are_looked_up_once_there_are_many(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single prompt is not kept waiting for what pays in a file; its ids are the same."""
+    monkeypatch.setattr(text_tokens, "_MANY", 600)
+    known: list[Words | None] = []
+    monkeypatch.setattr(words, "of", lambda told: known.append(of(told)) or known[-1])
+    texts = TextTokenizer(tokenizer, "")
+    runs = [Run(text, False, opens, False) for text in SENTENCES for opens in (False, True)]
+    few, many = texts.ids(runs[:1]), texts.ids(runs)
+    assert len(known) == 1
+    assert known[0] is not None
+    assert known[0]._known
+    assert few == many[:1]
+    own = [_own(tokenizer, SENTENCES, opens=opens) for opens in (False, True)]
+    wanted = [ids for both in zip(*own, strict=True) for ids in both]
+    assert [memoryview(ids).cast("i").tolist() for ids in many] == wanted
 
 
 def test_a_pattern_that_leaves_something_out_is_not_trusted() -> None:

@@ -16,6 +16,8 @@ from ultrachat_cli.models.words import Words, packed
 _SPACES = ("\u2581", "\u0120")
 """How a token begins that stands for a space: SentencePiece's, byte-level BPE's."""
 _OTHERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_MANY = 1 << 20
+"""Characters from which on words are looked up: to prepare it takes as long as to tokenize so many."""
 
 
 class Run(NamedTuple):
@@ -49,6 +51,7 @@ class TextTokenizer:
         self.special = re.compile("|".join(ways) or r"(?!)")
         self._splits: dict[str, list[tuple[str, int | None]]] = {}
         self._known: dict[tuple[str, bool], bytes] = {}
+        self._asked = 0
 
     @cached_property
     def adds_space(self) -> bool:
@@ -99,7 +102,8 @@ class TextTokenizer:
             tokenizer = self._opening if opens else self._inner
             return [packed(found.ids) for found in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
 
-        if self._words is None or (opens and not self._opens_with_space and self.adds_space):
+        self._asked += sum(map(len, texts))
+        if self._asked < _MANY or self._words is None or (opens and self.adds_space and not self._opens_with_space):
             return ask(texts)
         return self._words.ids(texts, ask, space=opens and self.adds_space)
 
