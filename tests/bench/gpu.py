@@ -88,39 +88,30 @@ def main() -> None:
         place = Path(name)
         data = dialogues(place / "data.jsonl", 40 if check else 4 * given.steps * given.micro_batch * world)
         large = model(place / "large", given.shape)
+        more = (*sizes, *batch, "--set", f"precision={given.precision}", "--lr", "1e-4")
         print(
             "| engine | model | tokens/s | MFU | GiB, predicted | loss: first, last step |\n|---|---|---|---|---|---|"
         )
         for engine in engines:
-            rows, predicted = train(
-                large,
-                data,
-                place / engine,
-                engine,
-                *sizes,
-                *batch,
-                "--set",
-                f"precision={given.precision}",
-                "--lr",
-                "1e-4",
-            )
+            rows, predicted = train(large, data, place / engine, engine, *more)
             steady = sorted(rows[len(rows) // 2 :], key=lambda row: row["tokens_per_second"])
             middle = steady[len(steady) // 2]
             share = f"{middle['mfu']:.1%}" if "mfu" in middle else "-"
             memory = f"{max(row['memory_gib'] for row in rows):.1f}, {predicted:.1f}"
             losses = f"{rows[0]['loss']:.4f}, {rows[-1]['loss']:.4f}"
-            print(
-                f"| {engine} | {given.shape} | {middle['tokens_per_second']:,.0f} | {share} | {memory} | {losses} |",
-                flush=True,
-            )
+            speed = f"{middle['tokens_per_second']:,.0f}"
+            print(f"| {engine} | {given.shape} | {speed} | {share} | {memory} | {losses} |", flush=True)
         small = model(place / "small", "tiny" if check else "small")
-        seen = {}
+        seen: dict[str, list[float]] = {}
         for engine in engines:
             same = ["--gpus", str(given.gpus), "--max-length", "256", "--steps", "4", "--batch", "4", "--lr", "1e-3"]
             rows, _ = train(small, data, place / f"parity-{engine}", engine, *same, "--set", "precision=bf16")
             seen[engine] = [round(row["loss"], 3) for row in rows]
         for engine, losses in seen.items():
             print(f"\nlosses of the small model, {engine}: {losses}")
+        apart = max(max(at) - min(at) for at in zip(*seen.values(), strict=True))
+        if apart > 0.02 * max(map(max, seen.values())):
+            sys.exit(f"the engines' losses are {apart:.3f} apart")
 
 
 if __name__ == "__main__":
