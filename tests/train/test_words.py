@@ -211,6 +211,7 @@ def test_kinds_whose_words_are_not_known(monkeypatch: pytest.MonkeyPatch) -> Non
         _bare(_learned(_split(r"(a)|[^a]+"))),
         _bare(_learned(_split(r"\p{Han}+|.+"))),
         _bare(_learned(_split(r"\w+|\W+"))),
+        _bare(_learned(_split(r"[a&&\p{L}]+|."))),
         orjson.loads(crossing.to_str()),
         orjson.loads(Tokenizer(models.WordPiece({"a": 0}, unk_token="a")).to_str()),
         orjson.loads(Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)], 0)).to_str()),
