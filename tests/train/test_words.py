@@ -136,11 +136,13 @@ def test_ordinary_texts_are_looked_up(tokenizer: Tokenizer) -> None:
 
 
 def test_every_character_in_every_place(tokenizer: Tokenizer) -> None:
-    """All of the Basic Multilingual Plane and some beyond, in groups between which classes change."""
-    letters = [chr(n) for n in (*range(0xD800), *range(0xE000, 0x10000), *range(0x1F300, 0x1F700))]
-    texts = [f"a{x}b {x}1 {x}{x}'s{x} \n{x}" for x in letters if x.isprintable() or ord(x) % 3 == 0 or x.isspace()]
+    """Up to U+30FF all, of Han, Hangul and symbols beyond every 16th and those where classes change."""
+    numbers = (*range(0xD800), *range(0xE000, 0x10000), *range(0x1F300, 0x1F700))
+    changes = {n for n in numbers if unicodedata.category(chr(n)) != unicodedata.category(chr(max(0, n - 1)))}
+    letters = [chr(n) for n in numbers if n < 0x3100 or n % 16 == 0 or n in changes]
+    texts = [f"a{x}b {x}1 {x}{x}'s{x} \n{x}" for x in letters]
     looked_up, _ = _check(tokenizer, texts)
-    assert looked_up < 0.75 * len(texts)
+    assert looked_up < 0.6 * len(texts)
 
 
 def test_odd_texts(tokenizer: Tokenizer) -> None:
