@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -447,6 +449,21 @@ def test_no_room_for_more(ultrachat: Ultrachat, steady: Running, size: int) -> N
         result = ultrachat(*command)
         assert (result.code, result.json["written"]) == (0, 40)
         assert before.items() <= by_id(ultrachat.folder / "run").items()
+
+
+def test_no_room_to_enter_what_a_killed_run_wrote(ultrachat: Ultrachat, steady: Running) -> None:
+    command = served(steady, "-o", "run")
+    assert ultrachat(*command).code == 0
+    before, path = by_id(ultrachat.folder / "run"), ultrachat.folder / "run/journal.sqlite"
+    full = "CREATE TRIGGER full BEFORE INSERT ON settled BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+    for statements in ((full, "DELETE FROM settled", "DELETE FROM outputs"), ("DROP TRIGGER full",)):
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            for statement in statements:
+                db.execute(statement)
+        if statements[0] == full:
+            refused(ultrachat(*command), 1, f"run/{path.name}", "cannot be written", "disk is full")
+    assert ultrachat(*command).code == 0
+    assert by_id(ultrachat.folder / "run") == before
 
 
 @pytest.fixture

@@ -51,7 +51,10 @@ class RunFolder:
             self.journal = Journal(folder / JOURNAL, _SCHEMA)
             self._files = {name: jsonl.Appender(folder / name) for name in (DIALOGUES, REJECTED)}
             self.repaired = {name: file.cut for name, file in self._files.items() if file.cut}
-            self._reconcile()
+            try:
+                self._reconcile()
+            except sqlite3.Error as error:
+                raise self.journal.failed(error) from error
             self.save_manifest(kind="generate", identity=identity)
         except BaseException:
             self._lock.release()

@@ -64,7 +64,7 @@ class Journal:
                 self._write.execute(f"ALTER TABLE answers ADD COLUMN {name}")
             self.reader = self._connect()
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -139,7 +139,7 @@ class Journal:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, change, self._write)
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     async def flush(self) -> None:
         """Wait until every answer that arrived is stored; calls nobody waits for any more get a moment to end."""
@@ -167,7 +167,8 @@ class Journal:
         for connection in (self.reader, self._write):
             connection.close()
 
-    def _failed(self, error: sqlite3.Error) -> UltraError:
+    def failed(self, error: sqlite3.Error) -> UltraError:
+        """What to say of a change that could not be made."""
         return UltraError(
             f"{self.path}: the journal cannot be written: {error}",
             "check free space and permissions, then run the same command again: everything stored so far is kept",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 from collections.abc import Sequence
@@ -111,4 +112,5 @@ def check(launch: Launch) -> None:
 def leave() -> None:
     """Out of the group."""
     if dist.is_initialized():
+        gc.collect()  # a model that still holds the group keeps its threads, and these abort a process that ends
         dist.destroy_process_group()

@@ -48,8 +48,10 @@ def run(loaded: Loaded[TrainConfig], progress: Progress | None = None, *, resume
         progress.say(
             f"engine {engine_name}: {why}; {place.world} x {place.device.type}{', compiled' if compiled else ''}"
         )
-        engine = choose.built(engine_name, config, prepared, place, plan, compiled=compiled)
-        return _train(loaded, prepared, plan, cost, engine, progress, resume, started)
+        return _train(
+            loaded, prepared, plan, cost, choose.built(engine_name, config, prepared, place, plan, compiled=compiled),
+            progress, resume, started,
+        )  # fmt: skip
     except RuntimeError as error:
         raise _explained(error) from error
     finally:
