@@ -94,7 +94,7 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
 def _told(error: Any, logs: Any) -> None:
     """What the first process that failed died of."""
     codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-    if INTERRUPTED in codes.values():
+    if INTERRUPTED in codes.values() and not any(map(_killed, codes.values())):
         raise Stopped(INTERRUPTED) from error
     if set(codes.values()) == {INCOMPLETE}:
         raise Stopped(INCOMPLETE) from error
@@ -109,9 +109,14 @@ def _told(error: Any, logs: Any) -> None:
     ) from error
 
 
+def _killed(code: int) -> bool:
+    """By a signal, and not that by which the launcher ends those that are left."""
+    return code < 0 and code != -signal.SIGTERM
+
+
 def _blameless(code: int) -> tuple[bool, bool]:
     """Of processes found dead together: one killed is the cause, others missed it, or the launcher ended them."""
-    return code == -signal.SIGTERM, code >= 0
+    return code == -signal.SIGTERM, not _killed(code)
 
 
 def _tail(*logs: str | None) -> str:

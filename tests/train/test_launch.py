@@ -1,0 +1,53 @@
+"""What is said of processes that did not end well."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ultrachat_cli.errors import INCOMPLETE, INTERRUPTED, UltraError
+from ultrachat_cli.train import launch
+
+
+def told(codes: dict[int, int]) -> None:
+    """What `launch.run` makes of exit codes by rank, all found at the same moment."""
+    failures = {rank: SimpleNamespace(exitcode=code, timestamp=0, local_rank=rank) for rank, code in codes.items()}
+    launch._told(Failed(failures), SimpleNamespace(stderrs={}, stdouts={}))
+
+
+class Failed(Exception):
+    """As torch's ChildFailedError."""
+
+    def __init__(self, failures: dict[int, SimpleNamespace]) -> None:
+        self.failures = failures
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        ({0: INTERRUPTED, 1: -9}, "process 1 was killed by signal 9"),  # the launcher then ended the first one
+        ({0: -15, 1: -6}, "process 1 was killed by signal 6"),
+        ({0: 1, 1: -9}, "process 1 was killed by signal 9"),
+        ({1: 7, 2: -15}, "process 1 ended with 7"),
+    ],
+)
+def test_the_process_that_was_killed_is_named(codes: dict[int, int], says: str) -> None:
+    with pytest.raises(UltraError, match=says):
+        told(codes)
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [
+        ({0: INTERRUPTED, 1: INTERRUPTED}, INTERRUPTED),
+        ({0: 1, 1: INTERRUPTED}, INTERRUPTED),
+        ({0: INTERRUPTED, 1: -15}, INTERRUPTED),
+        ({0: INCOMPLETE, 1: INCOMPLETE}, INCOMPLETE),
+        ({0: 2, 1: -15}, 2),
+    ],
+)
+def test_what_the_first_process_has_said_itself_is_not_said_again(codes: dict[int, int], code: int) -> None:
+    with pytest.raises(launch.Stopped) as stopped:
+        told(codes)
+    assert stopped.value.code == code
