@@ -35,8 +35,8 @@ O200K = (
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
-def _split(pattern: str, *more: Any) -> Any:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), *more, BYTES])
+def _split(pattern: str) -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), BYTES])
 
 
 def _learned(pre_tokenizer: Any, normalizer: Any = None, **options: Any) -> Tokenizer:

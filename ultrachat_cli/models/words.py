@@ -60,12 +60,13 @@ class Words:
 
     def _with_new(self, words: set[str]) -> dict[str, bytes]:
         """What is known, these words among it; it never shrinks in another thread's hands."""
-        known = self._known if self._size <= _KEPT else {}
+        if self._size > _KEPT:
+            self._known, self._size = {}, 0
+        known = self._known
         new = list(words - known.keys())
         encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
         known.update((word, packed(own.ids)) for word, own in zip(new, encoded, strict=True))
-        self._size = sum(map(len, new)) + (self._size if known is self._known else 0)
-        self._known = known
+        self._size += sum(map(len, new))
         return known
 
 
