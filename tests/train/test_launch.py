@@ -10,9 +10,12 @@ from ultrachat_cli.errors import INCOMPLETE, INTERRUPTED, UltraError
 from ultrachat_cli.train import launch
 
 
-def told(codes: dict[int, int]) -> None:
-    """What `launch.run` makes of exit codes by rank, all found at the same moment."""
-    failures = {rank: SimpleNamespace(exitcode=code, timestamp=0, local_rank=rank) for rank, code in codes.items()}
+def told(codes: dict[int, int], later: tuple[int, ...] = ()) -> None:
+    """What `launch.run` makes of exit codes by rank, all found at the same moment but those found `later`."""
+    failures = {
+        rank: SimpleNamespace(exitcode=code, timestamp=10 * (rank in later), local_rank=rank)
+        for rank, code in codes.items()
+    }
     launch._told(Failed(failures), SimpleNamespace(stderrs={}, stdouts={}))
 
 
@@ -51,3 +54,11 @@ def test_what_the_first_process_has_said_itself_is_not_said_again(codes: dict[in
     with pytest.raises(launch.Stopped) as stopped:
         told(codes)
     assert stopped.value.code == code
+
+
+def test_whom_the_launcher_killed_for_not_ending_is_not_the_cause() -> None:
+    with pytest.raises(UltraError, match="process 1 ended with 7"):
+        told({0: -9, 1: 7}, later=(0,))
+    with pytest.raises(launch.Stopped) as stopped:
+        told({0: INTERRUPTED, 1: -9}, later=(1,))
+    assert stopped.value.code == INTERRUPTED

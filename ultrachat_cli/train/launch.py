@@ -94,11 +94,12 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
 def _told(error: Any, logs: Any) -> None:
     """What the first process that failed died of."""
     codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-    if INTERRUPTED in codes.values() and not any(map(_killed, codes.values())):
+    # the launcher also reports those it ended itself, later
+    rank, failure = min(error.failures.items(), key=lambda pair: (pair[1].timestamp, *_blameless(pair[1].exitcode)))
+    if INTERRUPTED in codes.values() and not _killed(failure.exitcode):
         raise Stopped(INTERRUPTED) from error
     if set(codes.values()) == {INCOMPLETE}:
         raise Stopped(INCOMPLETE) from error
-    rank, failure = min(error.failures.items(), key=lambda pair: (*_blameless(pair[1].exitcode), pair[1].timestamp))
     if rank == 0 and failure.exitcode > 0:
         raise Stopped(failure.exitcode) from error
     cause = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
