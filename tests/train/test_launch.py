@@ -33,9 +33,10 @@ class Failed(Exception):
         ({0: -15, 1: -6}, "process 1 was killed by signal 6"),
         ({0: 1, 1: -9}, "process 1 was killed by signal 9"),
         ({1: 7, 2: -15}, "process 1 ended with 7"),
+        ({0: INTERRUPTED, 1: 7}, "process 1 ended with 7"),  # the first one saved, on being asked to end
     ],
 )
-def test_the_process_that_was_killed_is_named(codes: dict[int, int], says: str) -> None:
+def test_the_process_that_failed_is_named(codes: dict[int, int], says: str) -> None:
     with pytest.raises(UltraError, match=says):
         told(codes)
 
@@ -44,7 +45,7 @@ def test_the_process_that_was_killed_is_named(codes: dict[int, int], says: str) 
     ("codes", "code"),
     [
         ({0: INTERRUPTED, 1: INTERRUPTED}, INTERRUPTED),
-        ({0: 1, 1: INTERRUPTED}, INTERRUPTED),
+        ({0: 1, 1: INTERRUPTED}, 1),
         ({0: INTERRUPTED, 1: -15}, INTERRUPTED),
         ({0: INCOMPLETE, 1: INCOMPLETE}, INCOMPLETE),
         ({0: 2, 1: -15}, 2),

@@ -93,12 +93,10 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
 
 def _told(error: Any, logs: Any) -> None:
     """What the first process that failed died of."""
-    codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-    # the launcher also reports those it ended itself, later
     rank, failure = min(error.failures.items(), key=lambda pair: (pair[1].timestamp, *_blameless(pair[1].exitcode)))
-    if INTERRUPTED in codes.values() and not _killed(failure.exitcode):
+    if failure.exitcode == INTERRUPTED:
         raise Stopped(INTERRUPTED) from error
-    if set(codes.values()) == {INCOMPLETE}:
+    if {found.exitcode for found in error.failures.values()} == {INCOMPLETE}:
         raise Stopped(INCOMPLETE) from error
     if rank == 0 and failure.exitcode > 0:
         raise Stopped(failure.exitcode) from error
@@ -110,14 +108,13 @@ def _told(error: Any, logs: Any) -> None:
     ) from error
 
 
-def _killed(code: int) -> bool:
-    """By a signal, and not that by which the launcher ends those that are left."""
-    return code < 0 and code != -signal.SIGTERM
+def _blameless(code: int) -> tuple[bool, bool, bool]:
+    """Of processes found dead in the same second: the launcher asks those that are left to end, and reports them too.
 
-
-def _blameless(code: int) -> tuple[bool, bool]:
-    """Of processes found dead together: one killed is the cause, others missed it, or the launcher ended them."""
-    return code == -signal.SIGTERM, not _killed(code)
+    One that was killed comes before one that failed, missing it; the launcher's own signal before one that saved.
+    """
+    ended = code in (-signal.SIGTERM, INTERRUPTED)
+    return ended, code > 0 and not ended, code == -signal.SIGTERM
 
 
 def _tail(*logs: str | None) -> str:
