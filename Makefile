@@ -31,7 +31,7 @@ demo: setup  ## dialogues in all three sectors by the embedded model; deduped, m
 	$(BIN)/ultrachat eval curated --config demo --model runs/recovered --reference smollm2-135m --output runs/eval
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: setup  ## style and types
 	$(BIN)/ruff check .

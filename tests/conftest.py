@@ -121,10 +121,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write the files in tests/golden anew")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes, a file's tests stay together, and only one of them runs the embedded model."""
     for item in items:
-        group = "embedded" if item.get_closest_marker("embedded") else str(item.path)
+        group = "embedded" if item.get_closest_marker("embedded") else item.location[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 

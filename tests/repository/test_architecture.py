@@ -1,6 +1,7 @@
 """The house keeps its shape: imports go downwards, modules stand alone, help is light, files stay small."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,10 @@ def test_top_level_holds_what_it_should() -> None:
     assert visible == {
         "ultrachat_cli", "configs", "tests", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE",
     }  # fmt: skip
+
+
+def test_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> None:
+    """Else fixtures of a module are made once in each, and embedded models run beside each other."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process runs all tests")
+    assert request.node.nodeid.endswith("@tests/repository/test_architecture.py")

@@ -19,7 +19,6 @@ from ultrachat_cli.train.batches import IGNORED, Batch
 from ultrachat_cli.train.engines import bmtrain_blocks
 from ultrachat_cli.train.processes import Place
 
-pytestmark = pytest.mark.xdist_group("bmtrain")
 slow = pytest.mark.slow
 KINDS = [f"{kind} {recompute}" for kind in ("plain", "tied") for recompute in (False, True)]
 HALVES = ["bf16 True", "fp16 True", "fp16 False"]
