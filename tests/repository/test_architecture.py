@@ -117,4 +117,4 @@ def test_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> None
     """Else fixtures of a module are made once in each, and embedded models run beside each other."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         pytest.skip("one process runs all tests")
-    assert request.node.nodeid.endswith("@tests/repository/test_architecture.py")
+    assert request.node.nodeid.endswith(f"@{request.node.location[0]}")

@@ -93,7 +93,7 @@ def run(launch: Launch, folder: Path, arguments: list[str]) -> None:
 
 def _told(error: Any, logs: Any) -> None:
     """What the first process that failed died of."""
-    rank, failure = min(error.failures.items(), key=lambda pair: (pair[1].timestamp, *_blameless(pair[1].exitcode)))
+    rank, failure = min(error.failures.items(), key=lambda pair: (pair[1].timestamp, _blameless(pair[1].exitcode)))
     if failure.exitcode == INTERRUPTED:
         raise Stopped(INTERRUPTED) from error
     if {found.exitcode for found in error.failures.values()} == {INCOMPLETE}:
@@ -108,13 +108,12 @@ def _told(error: Any, logs: Any) -> None:
     ) from error
 
 
-def _blameless(code: int) -> tuple[bool, bool, bool]:
-    """Of processes found dead in the same second: the launcher asks those that are left to end, and reports them too.
+def _blameless(code: int) -> int:
+    """Of processes found dead in the same second, the least is the cause: one killed, then one that failed, missing it.
 
-    One that was killed comes before one that failed, missing it; the launcher's own signal before one that saved.
+    Those that are left the launcher asks to end, and reports them too: they saved, or died of its signal.
     """
-    ended = code in (-signal.SIGTERM, INTERRUPTED)
-    return ended, code > 0 and not ended, code == -signal.SIGTERM
+    return {INTERRUPTED: 2, -signal.SIGTERM: 3}.get(code, int(code > 0))
 
 
 def _tail(*logs: str | None) -> str:

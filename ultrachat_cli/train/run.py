@@ -48,7 +48,7 @@ def run(loaded: Loaded[TrainConfig], progress: Progress | None = None, *, resume
         progress.say(
             f"engine {engine_name}: {why}; {place.world} x {place.device.type}{', compiled' if compiled else ''}"
         )
-        return _train(
+        return _train(  # the engine is nobody else's: what holds the group is gone before it is left
             loaded, prepared, plan, cost, choose.built(engine_name, config, prepared, place, plan, compiled=compiled),
             progress, resume, started,
         )  # fmt: skip
